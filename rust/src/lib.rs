@@ -1,0 +1,2 @@
+//! Processes as easily as threads.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! One entry point.
+fn main() {}
