@@ -68,12 +68,37 @@ impl Queue {
         self.get_with(buffer, Some(claim), deadline)
     }
 
-    /// Takes the next message if there is one, without waiting for more than another process inside.
+    /// Takes the next message if there is one and nobody else is at it: never sleeps, yields or pauses. `None` says
+    /// that only [`get_into`](Self::get_into) can tell whether there is one.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub fn try_get_into(&self, buffer: &mut Vec<u8>) -> Result<Option<Taken>> {
-        self.get_with(buffer, None, Deadline::now())
+        let state = self.state()?;
+        loop {
+            let Some(held) = state.get_lock.try_lock() else {
+                return Ok(None);
+            };
+            match self.look(state, buffer, None)? {
+                Found::Taken(taken) => return Ok(Some(self.leave_room(state, held, taken))),
+                Found::Left(segment) => {
+                    drop(held);
+                    blocks::free_run(self.handle.member(), segment)?;
+                }
+                Found::Again => {}
+                Found::Nothing | Found::Unsettled => return Ok(None),
+            }
+        }
+    }
+
+    /// Ends a get that took a message, and tells a producer that waits for room.
+    #[inline]
+    fn leave_room(&self, state: &QueueState, held: Held<'_>, taken: Taken) -> Taken {
+        drop(held);
+        if state.capacity.load(Relaxed) != 0 {
+            state.room.ring();
+        }
+        taken
     }
 
     fn get_with(
@@ -97,13 +122,7 @@ impl Queue {
                 return Ok(None);
             };
             match self.look(state, buffer, claim)? {
-                Found::Taken(taken) => {
-                    drop(held);
-                    if state.capacity.load(Relaxed) != 0 {
-                        state.room.ring();
-                    }
-                    return Ok(Some(taken));
-                }
+                Found::Taken(taken) => return Ok(Some(self.leave_room(state, held, taken))),
                 Found::Left(segment) => {
                     drop(held);
                     blocks::free_run(member, segment)?;

@@ -79,6 +79,35 @@ impl Queue {
         self.put_record(Record::Extent { tag }, &parts, Some(run), deadline)
     }
 
+    /// Puts a message of at most 16 KiB if that needs neither a wait nor memory: never sleeps, yields or pauses.
+    /// False says that only [`put`](Self::put) can do it.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    #[inline]
+    pub fn try_put(&self, tag: u8, parts: &[&[u8]]) -> Result<bool> {
+        let length = parts.iter().map(|part| part.len() as u64).sum();
+        let (state, record) = (self.state()?, Record::Inline { tag, length });
+        if length > INLINE_MAX {
+            return Ok(false);
+        }
+        let Some(held) = state.put_lock.try_lock() else {
+            return Ok(false);
+        };
+        let (position, segment) = (
+            state.put.position.load(Relaxed),
+            state.put.segment.load(Relaxed),
+        );
+        let fits = segment != 0 && position + record.bytes() + HEADER <= segment + SEGMENT;
+        if !fits || !state.has_room() || state.closed.load(Acquire) != 0 {
+            return Ok(false);
+        }
+        self.publish(state, position, record, parts, None)?;
+        drop(held);
+        state.more.ring();
+        Ok(true)
+    }
+
     fn put_record(
         &self,
         record: Record,

@@ -71,6 +71,22 @@ impl RobustLock {
         }))
     }
 
+    /// Takes the lock if nobody holds it; nothing otherwise, whoever does.
+    #[inline]
+    pub(crate) fn try_lock(&self) -> Option<Held<'_>> {
+        let thread = this_thread();
+        thread.announce(&self.node.word);
+        if self.node.word.replace(0, thread.tid()) {
+            return Some(Held {
+                lock: self,
+                linked: false,
+                recovered: false,
+            });
+        }
+        thread.withdraw();
+        None
+    }
+
     /// Takes the lock for a section that can't be given up, as long as it takes.
     pub(crate) fn lock_always(&self) -> Held<'_> {
         loop {

@@ -123,6 +123,17 @@ impl Lock {
         acquire_slow(member, word, me, deadline)
     }
 
+    /// Takes the lock if it is free: one compare-exchange, and no look at anything else. False says that only
+    /// [`acquire`](Self::acquire) can tell whether it can be had.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    #[inline]
+    pub fn try_acquire(&self) -> Result<bool> {
+        let me = self.handle.member().owner_id();
+        Ok(self.handle.state::<LockState>()?.word.replace(0, me))
+    }
+
     /// Releases the lock, whoever holds it, and wakes one waiter. An exchange, and a system call if one sleeps.
     ///
     /// # Errors
