@@ -3,6 +3,10 @@
 //! From below: [`shm`] is the memory that a tree of processes shares, [`sync`] and [`queue`] live in it. Everything
 //! above `sys` can be read without knowing a system call. `ARCHITECTURE.md` has the map, `docs/shm.md` every byte.
 #![deny(unsafe_code)]
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "the map of a layer names its private files; they are documented too"
+)]
 
 pub mod deadline;
 pub mod error;

@@ -7,12 +7,7 @@ use std::time::Duration;
 
 /// Calls `wait` without the interpreter until it ends with anything but an interruption; after each interruption
 /// Python's signal handlers run, and an exception of theirs ends the wait.
-pub(crate) fn wait<T: Send>(py: Python<'_>, wait: impl Fn() -> Result<T> + Sync) -> PyResult<T> {
-    wait_mut(py, || wait())
-}
-
-/// As [`wait`], for a wait that fills something.
-pub(crate) fn wait_mut<T: Send>(
+pub(crate) fn wait<T: Send>(
     py: Python<'_>,
     mut wait: impl FnMut() -> Result<T> + Send,
 ) -> PyResult<T> {

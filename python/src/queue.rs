@@ -208,7 +208,7 @@ fn take(
         return Ok(Some(taken));
     }
     let deadline = blocking::deadline(block, timeout);
-    blocking::wait_mut(py, || queue.get_into(buffer, deadline))
+    blocking::wait(py, || queue.get_into(buffer, deadline))
 }
 
 /// The object of a message. User code may run: no lock of ours is held.

@@ -6,6 +6,7 @@ use super::message::{Extent, Message, Taken};
 use super::put::patient;
 use super::{Claim, Queue};
 use crate::shm::blocks;
+use crate::shm::layout::index;
 use crate::shm::robust::Held;
 use crate::sys::word::{Acquire, Cell, Relaxed, Release};
 use crate::{Deadline, Error, Result};
@@ -170,7 +171,7 @@ impl Queue {
                 (tag, run, length)
             }
         };
-        let bytes = usize::try_from(length).map_err(|_| Error::Broken { what: "a length" })?;
+        let bytes = index(length);
         if run == 0 {
             member.windows().append(body, bytes, buffer)?;
         }
@@ -212,15 +213,14 @@ impl Queue {
 
     /// Notes the first eight bytes of a message in a claim, to be taken back by repair if the message isn't taken.
     fn note(&self, state: &QueueState, claim: &Claim, at: u64, length: u64) -> Result<()> {
-        const ID_BYTES: u64 = 8;
         let member = self.handle.member();
-        if length < ID_BYTES {
+        let mut id = [0; 8];
+        if length < id.len() as u64 {
             return Err(Error::Malformed {
                 what: "message without a number to claim",
                 at: length,
             });
         }
-        let mut id = [0; ID_BYTES as usize];
         member.windows().read(at, &mut id)?;
         state.get.claim.store(claim.offset(), Relaxed);
         member

@@ -9,12 +9,13 @@ use super::pages::Entry;
 use super::recovery::Recovery;
 use super::view::{Shared, Windows};
 use super::{family, slots};
+use crate::sys::gate::Through;
 use crate::sys::word::{Acquire, Relaxed, Release};
 use crate::sys::{identity, mapping, robust};
 use crate::{Error, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The memory that a tree of processes shares, and this process' place among them.
 ///
@@ -44,7 +45,7 @@ pub(crate) struct Member {
     /// The slot's generation.
     generation: AtomicU32,
     /// How often this process holds which object.
-    pub(super) references: Mutex<References>,
+    references: Mutex<References>,
 }
 
 impl Arena {
@@ -174,6 +175,19 @@ impl Member {
         self.recoveries
     }
 
+    /// How often this process holds which object, for as long as both are kept.
+    pub(super) fn references(&self) -> (Through<'_>, MutexGuard<'_, References>) {
+        let through = self.windows.gate().pass();
+        (through, self.references_inside())
+    }
+
+    /// As [`references`](Self::references), for who has closed the gate already.
+    pub(super) fn references_inside(&self) -> MutexGuard<'_, References> {
+        self.references
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn windows(&self) -> &Windows {
         &self.windows
     }
@@ -249,13 +263,19 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        // The windows go with it: the kernel must not follow a link into them.
-        if let Ok(slot) = self.slot_at(self.slot())
-            && self.slot() != 0
-        {
-            robust::this_thread().unlink(&slot.life);
-            slot.state.replace(state::LIVE, state::LEFT);
-            slot.life.word.store(robust::OWNER_DIED, Release);
+        if self.slot() == 0 {
+            return;
+        }
+        let Ok(slot) = self.slot_at(self.slot()) else {
+            return;
+        };
+        // The kernel must not follow a link into a window that is gone. One in the list of another thread stays
+        // there until that thread ends, so its window stays too.
+        let unlinked = robust::this_thread().unlink(&slot.life);
+        slot.state.replace(state::LIVE, state::LEFT);
+        slot.life.word.store(robust::OWNER_DIED, Release);
+        if !unlinked {
+            self.windows.keep_mapped();
         }
     }
 }

@@ -6,7 +6,7 @@
 //! store. Every function here takes the allocator's lock, and whoever takes it after a death repairs first.
 
 use super::arena::Member;
-use super::layout::{CLASSES, Header, OBJECT_HEADER, ObjectHeader, PAGE, SLAB_PAGES, kind};
+use super::layout::{CLASSES, Header, OBJECT_HEADER, ObjectHeader, PAGE, SLAB_PAGES, index, kind};
 use super::object::ObjectName;
 use super::pages::{self, Entry, Kind};
 use super::robust::Held;
@@ -17,7 +17,8 @@ use crate::{Error, Result};
 /// Bytes of the smallest block.
 pub(super) const SMALLEST: u64 = 256;
 const SLAB_BYTES: u64 = SLAB_PAGES * PAGE;
-const MAP_CELLS: usize = (SLAB_BYTES / SMALLEST / 64) as usize;
+const MAP_CELLS: usize = 4;
+const _: () = assert!(MAP_CELLS as u64 * 64 * SMALLEST == SLAB_BYTES);
 
 shared! {
     /// The first block of a slab: which of its blocks are objects, itself not counted.
@@ -70,7 +71,7 @@ pub(super) fn create(member: &Member, kind: u32, bytes: u64) -> Result<ObjectNam
         member.at::<Cell>(at)?.store(0, Relaxed);
     }
     let map: &Slab = member.at(slab)?;
-    map.taken[(block / 64) as usize].set_bits(1 << (block % 64));
+    map.taken[index(block / 64)].set_bits(1 << (block % 64));
     header.slab_hints[class].store(slab, Relaxed);
     Ok(ObjectName { offset, serial })
 }
@@ -142,7 +143,7 @@ pub(super) fn named(member: &Member, name: ObjectName) -> Result<&ObjectHeader> 
         });
     }
     let map: &Slab = member.at(slab)?;
-    let taken = map.taken[(block / 64) as usize].load(Relaxed) >> (block % 64) & 1 == 1;
+    let taken = map.taken[index(block / 64)].load(Relaxed) >> (block % 64) & 1 == 1;
     let object: &ObjectHeader = member.at(name.offset)?;
     if !taken || object.serial.load(Relaxed) != name.serial {
         return Err(Error::Closed { what: "object" });
@@ -176,11 +177,11 @@ fn destroy(member: &Member, offset: u64) -> Result<()> {
     let entry = member.run(slab / PAGE)?;
     let block = offset % SLAB_BYTES / (SMALLEST << entry.owner.min(CLASSES as u64 - 1));
     let map: &Slab = member.at(slab)?;
-    map.taken[(block / 64) as usize].clear_bits(1 << (block % 64));
+    map.taken[index(block / 64)].clear_bits(1 << (block % 64));
     let header = member.header()?;
     header.destroying.store(0, Release);
     let empty = map.taken.iter().all(|cell| cell.load(Relaxed) == 0);
-    let class = (entry.owner as usize).min(CLASSES - 1);
+    let class = index(entry.owner).min(CLASSES - 1);
     if empty && header.slab_hints[class].load(Relaxed) != slab {
         // The next one of this class finds another slab, or makes one.
         pages::free(member, slab / PAGE)?;
@@ -245,7 +246,7 @@ pub(super) fn objects(
         let map: &Slab = member.at(page * PAGE)?;
         let bytes = SMALLEST << entry.owner.min(CLASSES as u64 - 1);
         for block in 1..SLAB_BYTES / bytes {
-            if map.taken[(block / 64) as usize].load(Relaxed) >> (block % 64) & 1 == 1 {
+            if map.taken[index(block / 64)].load(Relaxed) >> (block % 64) & 1 == 1 {
                 let offset = page * PAGE + block * bytes;
                 visit(offset, member.at(offset)?)?;
             }

@@ -10,6 +10,16 @@ const _: () = assert!(
     "offsets are 64 bits, and so must addresses be"
 );
 
+/// A number of shared memory as an index or a length of this process'.
+#[inline]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "both are 64 bits, checked above"
+)]
+pub(crate) fn index(number: u64) -> usize {
+    number as usize
+}
+
 /// `processn`, as the first eight bytes of an arena.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"processn");
 /// Changes with any change of what `docs/shm.md` draws.

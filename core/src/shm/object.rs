@@ -13,7 +13,6 @@ use super::view::Shared;
 use crate::sys::word::{Acquire, Relaxed, Release};
 use crate::{Error, Result};
 use std::collections::HashMap;
-use std::sync::PoisonError;
 
 /// The name of an object: good in every process of its tree, for as long as somebody holds the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,11 +36,7 @@ pub(crate) struct Handle {
 impl Handle {
     /// Makes an object of `kind` with `bytes` of state, all zero, held by this process.
     pub(crate) fn new(arena: &Arena, kind: u32, bytes: u64) -> Result<Self> {
-        let mut references = arena
-            .inner
-            .references
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let (_through, mut references) = arena.inner.references();
         let name = blocks::create(&arena.inner, kind, bytes)?;
         references.insert(name.offset, (name.serial, 1));
         drop(references);
@@ -57,10 +52,7 @@ impl Handle {
     /// `Closed` when the object is gone, `Malformed` when the name is of another kind or of none.
     pub(crate) fn open(arena: &Arena, kind: u32, name: ObjectName) -> Result<Self> {
         let member = &arena.inner;
-        let mut references = member
-            .references
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let (_through, mut references) = member.references();
         match references.get_mut(&name.offset) {
             Some((serial, count)) if *serial == name.serial => *count += 1,
             _ => {
@@ -113,11 +105,7 @@ impl Handle {
 
 impl Clone for Handle {
     fn clone(&self) -> Self {
-        let mut references = self
-            .member()
-            .references
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let (_through, mut references) = self.member().references();
         if let Some((_, count)) = references.get_mut(&self.name.offset) {
             *count += 1;
         }
@@ -130,11 +118,7 @@ impl Clone for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let mut references = self
-            .member()
-            .references
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let (_through, mut references) = self.member().references();
         let Some((_, count)) = references.get_mut(&self.name.offset) else {
             return;
         };

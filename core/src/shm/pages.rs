@@ -8,7 +8,7 @@
 use super::arena::Member;
 use super::blocks;
 use super::layout::{
-    PAGE, RECENT, WINDOWS, table_pages, table_start, window_bytes, window_of, window_start,
+    PAGE, RECENT, WINDOWS, index, table_pages, table_start, window_bytes, window_of, window_start,
 };
 use crate::sys::mapping;
 use crate::sys::word::{Cell, Relaxed, Release};
@@ -215,7 +215,7 @@ struct Place {
 /// A run of just that many pages among those freed last: the warmest memory there is, found in a few loads.
 fn take_recent(member: &Member, entry: Entry) -> Result<Option<u64>> {
     let header = member.header()?;
-    let newest = header.recent_next.load(Relaxed) as usize;
+    let newest = index(header.recent_next.load(Relaxed));
     for back in 1..=RECENT {
         let hint = &header.recent[newest.wrapping_sub(back) % RECENT];
         let page = hint.load(Relaxed) / PAGE;
@@ -358,7 +358,7 @@ pub(super) fn free(member: &Member, page: u64) -> Result<()> {
         .store(Entry::warm(entry.pages).bits(), Release);
     count_warm(member, entry.pages, 0)?;
     let next = header.recent_next.load(Relaxed);
-    header.recent[next as usize % RECENT].store(page * PAGE, Relaxed);
+    header.recent[index(next) % RECENT].store(page * PAGE, Relaxed);
     header
         .recent_next
         .store(next.wrapping_add(1) % RECENT as u64, Relaxed);

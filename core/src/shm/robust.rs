@@ -157,7 +157,8 @@ impl Drop for Held<'_> {
         let word = &self.lock.node.word;
         if self.linked {
             thread.announce(word);
-            thread.unlink(&self.lock.node);
+            let unlinked = thread.unlink(&self.lock.node);
+            debug_assert!(unlinked, "locked and linked by another thread");
         }
         if word.swap(0, Release) & WAITERS != 0 {
             word.wake(1);

@@ -11,7 +11,8 @@
     reason = "offsets become references here and nowhere else"
 )]
 
-use super::layout::{WINDOWS, window_bytes, window_of, window_start};
+use super::layout::{WINDOWS, index, window_bytes, window_of, window_start};
+use crate::sys::gate::Gate;
 use crate::sys::mapping::Mapping;
 use crate::sys::robust::Node;
 use crate::sys::word::{Cell, Word, point};
@@ -62,6 +63,8 @@ pub(crate) struct Windows {
     /// For each window its base address less its start, so that adding an offset gives an address; null: not mapped.
     bases: [AtomicPtr<u8>; WINDOWS],
     mappings: Mutex<Vec<Mapping>>,
+    /// Taken before any mutex of this membership: closed across a fork.
+    gate: Gate,
     file: OwnedFd,
 }
 
@@ -70,8 +73,20 @@ impl Windows {
         Self {
             bases: [const { AtomicPtr::new(std::ptr::null_mut()) }; WINDOWS],
             mappings: Mutex::default(),
+            gate: Gate::default(),
             file,
         }
+    }
+
+    /// Leaves the windows mapped for the rest of the process' life.
+    pub(crate) fn keep_mapped(&self) {
+        let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
+        mappings.drain(..).for_each(std::mem::forget);
+    }
+
+    /// What keeps this membership's mutexes free at a fork.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     pub(crate) fn file(&self) -> &OwnedFd {
@@ -145,39 +160,22 @@ impl Windows {
         if base.is_null() {
             base = self.map(window)?;
         }
-        // Offsets fit an address: windows are mapped, and this is a 64-bit system (checked in `layout`).
-        #[allow(
-            clippy::cast_possible_truncation,
-            reason = "64-bit only, see layout.rs"
-        )]
-        Ok(base.wrapping_add(offset as usize))
+        Ok(base.wrapping_add(index(offset)))
     }
 
     #[cold]
     fn map(&self, window: usize) -> Result<*mut u8> {
+        let _through = self.gate.pass();
         let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
         let base = self.bases[window].load(Ordering::Acquire);
         if !base.is_null() {
             return Ok(base);
         }
         let start = window_start(window);
-        #[allow(
-            clippy::cast_possible_truncation,
-            reason = "64-bit only, see layout.rs"
-        )]
-        let mapping = Mapping::new(self.file.as_fd(), start, window_bytes(window) as usize)?;
-        #[allow(
-            clippy::cast_possible_truncation,
-            reason = "64-bit only, see layout.rs"
-        )]
-        let base = mapping.base().as_ptr().wrapping_sub(start as usize);
+        let mapping = Mapping::new(self.file.as_fd(), start, index(window_bytes(window)))?;
+        let base = mapping.base().as_ptr().wrapping_sub(index(start));
         mappings.push(mapping);
         self.bases[window].store(base, Ordering::Release);
         Ok(base)
-    }
-
-    /// Holds the table of mappings still while the process forks.
-    pub(crate) fn freeze(&self) -> std::sync::MutexGuard<'_, Vec<Mapping>> {
-        self.mappings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -25,8 +25,6 @@ pub(crate) fn fork_failed() -> bool {
     // SAFETY: errno-is-the-thread's.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: errno-is-the-thread's.
-    matches!(
-        unsafe { errno.read() },
-        libc::EAGAIN | libc::ENOMEM | libc::ENOSYS
-    )
+    let error = unsafe { errno.read() };
+    matches!(error, libc::EAGAIN | libc::ENOMEM | libc::ENOSYS)
 }

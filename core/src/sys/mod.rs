@@ -1,12 +1,13 @@
 //! Linux. The only module that names rustix or libc: everything above it can be read without knowing a flag.
 //!
-//! Each file wraps one thing of the kernel's or the C library's, and gives back owned handles, [`Error`](crate::Error)
+//! Each file wraps one thing of the kernel's or the C library's, and gives back owned handles, [`Error`]
 //! with the name of the call, or a plain value.
 
 pub(crate) mod clock;
 #[cfg(crash_points)]
 pub mod crash;
 pub(crate) mod fork;
+pub(crate) mod gate;
 pub(crate) mod identity;
 pub(crate) mod mapping;
 pub(crate) mod robust;

@@ -12,6 +12,7 @@
 
 use super::word::{Cell, Word};
 use std::cell::Cell as Local;
+use std::mem::offset_of;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 /// In a word of the kernel's format: somebody sleeps on it.
@@ -24,7 +25,11 @@ pub(crate) const TID: u32 = 0x3fff_ffff;
 /// From an entry of the list to its word, in bytes: the C library's mutex has its word 32 bytes before its link.
 const WORD_FROM_LINK: isize = -32;
 
-/// The kernel's `struct robust_list_head`.
+/// From an entry's link to its backward link, in bytes: before it, in the head as well.
+const PREVIOUS_FROM_LINK: usize = size_of::<usize>();
+
+/// The kernel's `struct robust_list_head`: what lies at the address that it tells.
+#[allow(dead_code, reason = "only its layout is used")]
 #[repr(C)]
 struct Head {
     next: usize,
@@ -44,7 +49,7 @@ pub(crate) struct Node {
 }
 
 const _: () = assert!(size_of::<Node>() == 40);
-const _: () = assert!(std::mem::offset_of!(Node, next) == WORD_FROM_LINK.unsigned_abs());
+const _: () = assert!(offset_of!(Node, next) == WORD_FROM_LINK.unsigned_abs());
 
 thread_local! {
     /// The thread's id and the address of its list's head; zero where there is no list that we can use.
@@ -100,12 +105,12 @@ fn look() -> Thread {
     // SAFETY: the kernel writes one pointer and one length to the two places given.
     let result =
         unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut bytes) };
+    let head = head.expose_provenance();
     let usable = result == 0
         && bytes == size_of::<Head>()
-        && !head.is_null()
-        // SAFETY: list-is-the-thread's: a head of that size, registered for this thread, lives as long as it does.
-        && unsafe { (*head).word_from_link } == WORD_FROM_LINK;
-    let head = if usable { head.addr() } else { 0 };
+        && head != 0
+        && peek(head + offset_of!(Head, word_from_link)).cast_signed() == WORD_FROM_LINK;
+    let head = if usable { head } else { 0 };
     THREAD.set((tid, head));
     Thread { tid, head }
 }
@@ -135,9 +140,7 @@ impl Thread {
             // The kernel reads the list at the thread's death, when all its stores are visible in program order:
             // only the compiler must keep that order.
             compiler_fence(Ordering::SeqCst);
-            let head = std::ptr::with_exposed_provenance_mut::<Head>(self.head);
-            // SAFETY: list-is-the-thread's: only this thread and the kernel at its death use the head.
-            unsafe { (&raw mut (*head).pending).write_volatile(link) };
+            poke(self.head + offset_of!(Head, pending), link);
             compiler_fence(Ordering::SeqCst);
         }
     }
@@ -148,52 +151,56 @@ impl Thread {
         if self.head == 0 {
             return;
         }
-        let head = std::ptr::with_exposed_provenance_mut::<Head>(self.head);
         let link = node.next.address();
         self.announce(&node.word);
-        // SAFETY: list-is-the-thread's.
-        let first = unsafe { (&raw const (*head).next).read_volatile() };
+        let first = peek(self.head);
         node.next.put(first);
         node.previous.put(self.head);
+        // The entry is whole before the kernel can reach it.
         compiler_fence(Ordering::SeqCst);
-        // SAFETY: list-is-the-thread's: the entry is whole before the kernel can reach it.
-        unsafe { (&raw mut (*head).next).write_volatile(link) };
-        write_previous(first, link);
+        poke(self.head, link);
+        poke(first - PREVIOUS_FROM_LINK, link);
         self.withdraw();
     }
 
-    /// Takes `node` out of the thread's list again.
-    pub(crate) fn unlink(self, node: &Node) {
+    /// Takes `node` out of the thread's list again; false when it isn't in it: another thread's list may have it.
+    pub(crate) fn unlink(self, node: &Node) -> bool {
         if self.head == 0 {
-            return;
+            return !node.is_linked();
         }
         let link = node.next.address();
         let mut at = self.head;
         // The kernel follows no more than this many entries either.
         for _ in 0..2048 {
-            let here = std::ptr::with_exposed_provenance_mut::<usize>(at);
-            // SAFETY: list-is-the-thread's: reached from the head, entry by entry, by the thread that made them.
-            let next = unsafe { here.read_volatile() };
+            let next = peek(at);
             if next == link {
-                let after = node.next.address_in_it();
-                // SAFETY: list-is-the-thread's, as above.
-                unsafe { here.write_volatile(after) };
-                write_previous(after, at);
-                return;
+                let after = peek(link);
+                poke(at, after);
+                poke(after - PREVIOUS_FROM_LINK, at);
+                return true;
             }
             if next == self.head || next == 0 {
-                return;
+                break;
             }
             at = next;
         }
+        false
     }
 }
 
-/// The C library's lists are linked both ways, with the backward link before the forward one, in its head as well.
-fn write_previous(link: usize, previous: usize) {
-    let place = std::ptr::with_exposed_provenance_mut::<usize>(link - size_of::<usize>());
-    // SAFETY: list-is-the-thread's: every entry, and the head, has the backward link there.
-    unsafe { place.write_volatile(previous) };
+/// The word of the thread's list at an address that the list, or the kernel, told.
+#[inline]
+fn peek(address: usize) -> usize {
+    let place = std::ptr::with_exposed_provenance::<usize>(address);
+    // SAFETY: list-is-the-thread's: reached from the head, by the thread that made every entry.
+    unsafe { place.read_volatile() }
+}
+
+#[inline]
+fn poke(address: usize, value: usize) {
+    let place = std::ptr::with_exposed_provenance_mut::<usize>(address);
+    // SAFETY: list-is-the-thread's: only this thread, and the kernel at its death, use it.
+    unsafe { place.write_volatile(value) };
 }
 
 impl Cell {
@@ -203,9 +210,5 @@ impl Cell {
 
     fn put(&self, address: usize) {
         self.store(address as u64, Ordering::Relaxed);
-    }
-
-    fn address_in_it(&self) -> usize {
-        usize::try_from(self.load(Ordering::Relaxed)).unwrap_or(0)
     }
 }

@@ -1,6 +1,7 @@
 //! Forked children for tests, and a watchdog.
 
 use procession_core::Arena;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A forked child that is killed and reaped when the test is done with it.
@@ -24,10 +25,6 @@ pub(crate) fn fork(work: impl FnOnce()) -> Child {
 }
 
 impl Child {
-    pub(crate) fn pid(&self) -> libc::pid_t {
-        self.0
-    }
-
     pub(crate) fn signal(&self, signal: i32) {
         // SAFETY: our own child, not reaped yet.
         assert_eq!(unsafe { libc::kill(self.0, signal) }, 0);
@@ -71,6 +68,13 @@ impl Drop for Child {
     }
 }
 
+/// Keeps other tests of this program away: a forked child holds whatever the whole process holds, so tests that ask
+/// who holds what, or stop a child, would see each other's.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Waits for what another process does, for as long as a loaded machine may need.
 pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
@@ -80,8 +84,7 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until nobody but this process is left in the arena and it holds nothing: other tests' children, forked
-/// meanwhile, hold what there was too, as long as they live.
+/// Waits until nobody but this process is left in the arena and it holds nothing.
 pub(crate) fn until_empty(arena: &Arena) {
     until("the arena to be empty", || {
         arena.reap().unwrap();

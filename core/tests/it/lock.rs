@@ -1,11 +1,12 @@
 //! The lock between processes.
 
-use crate::child::{fork, until, until_empty};
+use crate::child::{alone, fork, until, until_empty};
 use procession_core::{Acquired, Arena, Deadline, Error, Lock, Queue};
 use std::time::{Duration, Instant};
 
 #[test]
 fn excludes_two_processes() {
+    let _alone = alone();
     let arena = Arena::create().unwrap();
     let lock = Lock::new(&arena).unwrap();
     // The counter is a queue's only message: read and written back under the lock.
@@ -38,6 +39,7 @@ fn excludes_two_processes() {
 
 #[test]
 fn goes_to_the_next_when_its_holder_is_killed() {
+    let _alone = alone();
     let arena = Arena::create().unwrap();
     let lock = Lock::new(&arena).unwrap();
     let holder = fork(|| {
@@ -56,6 +58,7 @@ fn goes_to_the_next_when_its_holder_is_killed() {
 
 #[test]
 fn stays_held_when_its_holder_leaves_normally() {
+    let _alone = alone();
     let arena = Arena::create().unwrap();
     let lock = Lock::new(&arena).unwrap();
     let child = fork(|| {
@@ -72,6 +75,7 @@ fn stays_held_when_its_holder_leaves_normally() {
 
 #[test]
 fn is_not_taken_from_a_stopped_process() {
+    let _alone = alone();
     let arena = Arena::create().unwrap();
     let lock = Lock::new(&arena).unwrap();
     let holder = fork(|| {
@@ -94,6 +98,7 @@ fn is_not_taken_from_a_stopped_process() {
 
 #[test]
 fn may_be_released_by_another_process() {
+    let _alone = alone();
     let arena = Arena::create().unwrap();
     let lock = Lock::new(&arena).unwrap();
     lock.acquire(Deadline::NEVER).unwrap();
@@ -109,6 +114,7 @@ fn may_be_released_by_another_process() {
 
 #[test]
 fn a_name_outlives_its_holder_only_with_another() {
+    let _alone = alone();
     let arena = Arena::create().unwrap();
     let lock = Lock::new(&arena).unwrap();
     let name = lock.name();
@@ -125,6 +131,7 @@ fn a_name_outlives_its_holder_only_with_another() {
 
 #[test]
 fn a_killed_childs_holds_are_given_back() {
+    let _alone = alone();
     let arena = Arena::create().unwrap();
     let before = arena.census().unwrap();
     for _ in 0..20 {

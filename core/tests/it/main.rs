@@ -4,7 +4,15 @@
     reason = "fork, ptrace and waitpid, which a test of processes needs bare"
 )]
 #![allow(missing_docs, reason = "tests")]
+#![allow(
+    clippy::print_stdout,
+    reason = "seeds and counts, for whoever reads a failure"
+)]
 
 mod child;
+#[cfg(crash_points)]
+mod crash;
 mod lock;
 mod queue;
+mod scene;
+mod step;

@@ -1,10 +1,10 @@
 //! The queue between processes.
 
-use crate::child::{Child, Random, fork, until, until_empty};
+use crate::child::{Child, Random, alone, fork, until, until_empty};
 use procession_core::{Arena, Deadline, Error, Put, Queue};
 use std::time::{Duration, Instant};
 
-const PRODUCERS: u64 = 3;
+const PRODUCERS: usize = 3;
 
 fn message(from: u64, number: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![u8::try_from(number % 251).unwrap(); length.max(16)];
@@ -26,6 +26,7 @@ fn check(bytes: &[u8]) -> (u64, u64) {
 
 #[test]
 fn keeps_order_and_bytes_of_any_length() {
+    let _alone = alone();
     let arena = Arena::create().unwrap();
     let queue = Queue::new(&arena, None).unwrap();
     let lengths = [
@@ -64,13 +65,14 @@ fn keeps_order_and_bytes_of_any_length() {
 
 #[test]
 fn many_producers_and_consumers_lose_nothing() {
+    let _alone = alone();
     for capacity in [None, Some(7)] {
         let arena = Arena::create().unwrap();
         let queue = Queue::new(&arena, capacity).unwrap();
         let sums = Queue::new(&arena, None).unwrap();
         let each = 20_000u64;
         let consumers: Vec<_> = (0..2).map(|_| fork(|| consume(&queue, &sums))).collect();
-        let producers: Vec<_> = (0..PRODUCERS)
+        let producers: Vec<_> = (0..PRODUCERS as u64)
             .map(|from| {
                 let queue = &queue;
                 fork(move || {
@@ -88,12 +90,12 @@ fn many_producers_and_consumers_lose_nothing() {
         while let Some(sum) = sums.get(Deadline::now()).unwrap() {
             total += u64::from_le_bytes(sum.bytes.try_into().unwrap());
         }
-        assert_eq!(total, PRODUCERS * each * (each + 1) / 2);
+        assert_eq!(total, PRODUCERS as u64 * each * (each + 1) / 2);
     }
 }
 
 fn consume(queue: &Queue, sums: &Queue) {
-    let (mut last, mut sum) = ([0; PRODUCERS as usize], 0);
+    let (mut last, mut sum) = ([0; PRODUCERS], 0);
     loop {
         match queue.get(Deadline::NEVER) {
             Ok(Some(got)) => {
@@ -112,6 +114,7 @@ fn consume(queue: &Queue, sums: &Queue) {
 
 #[test]
 fn bounded_says_full_and_timeouts_are_kept() {
+    let _alone = alone();
     let arena = Arena::create().unwrap();
     let queue = Queue::new(&arena, Some(2)).unwrap();
     for _ in 0..2 {
@@ -138,6 +141,7 @@ fn bounded_says_full_and_timeouts_are_kept() {
 
 #[test]
 fn a_killed_getter_leaves_it_to_the_others() {
+    let _alone = alone();
     let arena = Arena::create().unwrap();
     let queue = Queue::new(&arena, None).unwrap();
     for _ in 0..10 {
@@ -155,6 +159,7 @@ fn a_killed_getter_leaves_it_to_the_others() {
 
 #[test]
 fn what_was_put_outlives_its_putter() {
+    let _alone = alone();
     let arena = Arena::create().unwrap();
     let queue = Queue::new(&arena, None).unwrap();
     for number in 0..40u64 {
@@ -180,6 +185,7 @@ fn what_was_put_outlives_its_putter() {
 
 #[test]
 fn random_kills_lose_and_tear_nothing() {
+    let _alone = alone();
     let seed = std::env::var("SEED")
         .ok()
         .and_then(|seed| seed.parse().ok())
@@ -227,6 +233,7 @@ fn random_kills_lose_and_tear_nothing() {
 
 #[test]
 fn a_million_messages_leave_little_behind() {
+    let _alone = alone();
     let arena = Arena::create().unwrap();
     let queue = Queue::new(&arena, None).unwrap();
     for number in 0..1_000_000u64 {
@@ -244,6 +251,7 @@ fn a_million_messages_leave_little_behind() {
 
 #[test]
 fn close_wakes_whoever_waits() {
+    let _alone = alone();
     let arena = Arena::create().unwrap();
     let queue = Queue::new(&arena, Some(1)).unwrap();
     let waiters: Vec<_> = (0..2)
