@@ -28,8 +28,15 @@ fn lints() -> Step {
 }
 
 fn documentation() -> Step {
-    let mut command = cargo(&["doc", "--workspace", "--no-deps"]);
-    with_flags(&mut command, "RUSTDOCFLAGS", "-D warnings");
+    let mut command = cargo(&[
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ]);
+    // Private items are documented too, for the reader of the engine, so a link to one leads somewhere.
+    let flags = "-D warnings -A rustdoc::private_intra_doc_links";
+    with_flags(&mut command, "RUSTDOCFLAGS", flags);
     python::choose_for_build(&mut command);
     step(command)
 }
