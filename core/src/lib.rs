@@ -3,6 +3,7 @@
 
 pub mod deadline;
 pub mod error;
+pub mod pool;
 
 pub use deadline::Deadline;
 pub use error::{Error, Result};
