@@ -1,9 +1,20 @@
 //! The engine of procession: bytes, handles, memory and processes, and no language's values.
+//!
+//! From below: [`shm`] is the memory that a tree of processes shares, [`sync`] and [`queue`] live in it. Everything
+//! above `sys` can be read without knowing a system call. `ARCHITECTURE.md` has the map, `docs/shm.md` every byte.
 #![deny(unsafe_code)]
 
 pub mod deadline;
 pub mod error;
 pub mod pool;
+pub mod queue;
+pub mod shm;
+pub mod sync;
+pub mod sys;
+mod tree;
 
 pub use deadline::Deadline;
 pub use error::{Error, Result};
+pub use queue::{Claim, Extent, Message, Put, Queue, Taken};
+pub use shm::{Arena, Census, ChildSlot, ObjectName};
+pub use sync::{Acquired, Lock};

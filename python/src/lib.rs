@@ -1,8 +1,30 @@
 //! The compiled half of the Python package: translation only.
+//!
+//! Each file has the name of the core's module that it translates. Python's meaning (signatures that users see,
+//! pickles, subclassing, messages) is decided in `python/procession`; here is what must be fast, and what only
+//! compiled code can do: let go of the interpreter, wait, and run signal handlers.
+
+mod blocking;
+mod error;
+mod pickle;
+mod queue;
+mod sync;
+mod tree;
 
 use pyo3::prelude::*;
 
 #[pymodule]
-fn _core(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<sync::Lock>()?;
+    module.add_class::<queue::Queue>()?;
+    module.add_class::<tree::ChildSlot>()?;
+    module.add_function(wrap_pyfunction!(sync::open_lock, module)?)?;
+    module.add_function(wrap_pyfunction!(queue::open_queue, module)?)?;
+    module.add_function(wrap_pyfunction!(tree::child_slot, module)?)?;
+    module.add_function(wrap_pyfunction!(tree::arena_descriptor, module)?)?;
+    module.add_function(wrap_pyfunction!(tree::attach, module)?)?;
+    module.add_function(wrap_pyfunction!(tree::leave, module)?)?;
+    module.add_function(wrap_pyfunction!(tree::reap, module)?)?;
+    module.add_function(wrap_pyfunction!(tree::census, module)?)?;
     Ok(())
 }

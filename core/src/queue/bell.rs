@@ -1,0 +1,121 @@
+//! How one side of a queue sleeps until the other has done something, at the price of one wake a sleep.
+//!
+//! ```text
+//! ticket        meaning                                   who may leave this state, to where
+//! 0             nobody sleeps                             the sleeper: to its ticket, seq + 1
+//! seq + 1       one sleeps on `seq`, or is about to       the ringer: adds 2 to seq, wakes, then 0; the sleeper: 0
+//! ```
+//! Only the holder of a side's lock sleeps, so one ticket is enough. The ringer clears the ticket *after* the wake: a
+//! ringer killed between would otherwise leave a sleeper whom later ringers take for woken. It clears only the ticket
+//! that it saw, so a sleeper that went round meanwhile keeps its new one.
+
+use crate::shm::view::shared;
+use crate::sys::clock;
+use crate::sys::word::{Acquire, Cell, SeqCst, Wake, Word};
+use crate::{Deadline, Result};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+
+shared! {
+    /// A bell, on a line of its own.
+    Bell: 64 {
+        seq: Word,
+        ticket: Word,
+        _unused: [Cell; 7],
+    }
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rung {
+    /// What was waited for is there, or may be: look.
+    Look,
+    /// The deadline passed.
+    TimedOut,
+}
+
+impl Bell {
+    /// Wakes the sleeper, if there is one. Two loads and a fence when there is none.
+    #[inline]
+    pub(super) fn ring(&self) {
+        // Orders what was published before this against the ticket; the sleeper's store of it is followed by a look.
+        fence(SeqCst);
+        let ticket = self.ticket.load(SeqCst);
+        if ticket != 0 {
+            self.seq.add(2);
+            self.seq.wake(1);
+            self.ticket.replace(ticket, 0);
+        }
+    }
+
+    /// Wakes whoever sleeps now, for good.
+    pub(super) fn ring_for_all(&self) {
+        fence(SeqCst);
+        self.seq.add(2);
+        self.seq.wake(u32::MAX);
+    }
+
+    /// Sleeps until it rings, unless `ready` says that there is no need.
+    pub(super) fn sleep_unless(
+        &self,
+        ready: impl Fn() -> Result<bool>,
+        deadline: Deadline,
+    ) -> Result<Rung> {
+        let seq = self.seq.load(Acquire);
+        self.ticket.store(seq.wrapping_add(1), SeqCst);
+        let slept = if ready()? {
+            Wake::Look
+        } else {
+            self.seq.sleep_while(seq, deadline)
+        };
+        self.ticket.store(0, SeqCst);
+        match slept {
+            Wake::Look => Ok(Rung::Look),
+            Wake::TimedOut => Ok(Rung::TimedOut),
+            Wake::Interrupted => Err(crate::Error::Interrupted),
+        }
+    }
+}
+
+/// Pauses before the first yield.
+const PAUSES: u32 = 64;
+/// Most times that the processor is offered to others before a sleep.
+const YIELDS: u32 = 10;
+
+/// How long to wait awake before a sleep: 64 pauses, then some yields, more of them the better that has gone.
+///
+/// A peer on another processor answers within the pauses and yields, at a tenth of what a sleep and a wake cost; one
+/// on the same processor gets it at the first yield. On a busy machine both fail, so failures shorten the wait.
+#[derive(Debug)]
+pub(super) struct Patience(AtomicU32);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(AtomicU32::new(YIELDS))
+    }
+}
+
+impl Patience {
+    /// Waits awake until `ready`; false when it gave up.
+    pub(super) fn wait(&self, ready: impl Fn() -> Result<bool>) -> Result<bool> {
+        let yields = self.0.load(Ordering::Relaxed);
+        if !clock::several_processors() {
+            return Ok(false);
+        }
+        for _ in 0..PAUSES {
+            if ready()? {
+                return Ok(true);
+            }
+            std::hint::spin_loop();
+        }
+        for _ in 0..yields {
+            clock::yield_now();
+            if ready()? {
+                self.0.store((yields * 2).min(YIELDS), Ordering::Relaxed);
+                return Ok(true);
+            }
+        }
+        self.0
+            .store((yields - yields / 4).max(1), Ordering::Relaxed);
+        Ok(false)
+    }
+}

@@ -1,0 +1,295 @@
+//! The consumers' side.
+
+use super::bell::Rung;
+use super::layout::{self, HEADER, QueueState, Record, SEGMENT, repair_get};
+use super::message::{Extent, Message, Taken};
+use super::put::patient;
+use super::{Claim, Queue};
+use crate::shm::blocks;
+use crate::shm::robust::Held;
+use crate::sys::word::{Acquire, Cell, Relaxed, Release};
+use crate::{Deadline, Error, Result};
+
+/// What a look at the consumers' position found.
+enum Found {
+    /// A message, taken.
+    Taken(Taken),
+    /// Nothing yet.
+    Nothing,
+    /// A segment was left behind; it is this process' now, to be freed without the lock.
+    Left(u64),
+    /// The root was left behind; look again.
+    Again,
+    /// The producers' position must be brought up to date first, without the lock.
+    Unsettled,
+}
+
+impl Queue {
+    /// Takes the next message, or gives `None` once the deadline has passed.
+    ///
+    /// Copies the bytes once. Waits awake for a moment, then sleeps until there is a message.
+    ///
+    /// # Errors
+    /// `Closed` when the queue was closed and is empty, `Interrupted` when a signal handler ran while it slept.
+    pub fn get(&self, deadline: Deadline) -> Result<Option<Message>> {
+        let mut bytes = Vec::new();
+        let Some(taken) = self.get_into(&mut bytes, deadline)? else {
+            return Ok(None);
+        };
+        if let Some(extent) = taken.extent {
+            extent.append_to(&mut bytes)?;
+        }
+        Ok(Some(Message {
+            tag: taken.tag,
+            bytes,
+        }))
+    }
+
+    /// As [`get`](Self::get), appending the bytes of a message of at most 16 KiB to `buffer`; a longer one is handed
+    /// over where it lies.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_into(&self, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<Option<Taken>> {
+        self.get_with(buffer, None, deadline)
+    }
+
+    /// As [`get_into`](Self::get_into), and notes the first eight bytes of the message, as a little-endian number,
+    /// in `claim`, together with taking it.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), and `Malformed` for a message of fewer bytes, which stays in the queue.
+    pub fn get_claiming(
+        &self,
+        claim: &Claim,
+        buffer: &mut Vec<u8>,
+        deadline: Deadline,
+    ) -> Result<Option<Taken>> {
+        self.get_with(buffer, Some(claim), deadline)
+    }
+
+    /// Takes the next message if there is one and nobody else is at it: never sleeps, yields or pauses. `None` says
+    /// that only [`get_into`](Self::get_into) can tell whether there is one.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn try_get_into(&self, buffer: &mut Vec<u8>) -> Result<Option<Taken>> {
+        let state = self.state()?;
+        loop {
+            let Some(held) = state.get_lock.try_lock() else {
+                return Ok(None);
+            };
+            match self.look(state, buffer, None)? {
+                Found::Taken(taken) => return Ok(Some(self.leave_room(state, held, taken))),
+                Found::Left(segment) => {
+                    drop(held);
+                    blocks::free_run(self.handle.member(), segment)?;
+                }
+                Found::Again => {}
+                Found::Nothing | Found::Unsettled => return Ok(None),
+            }
+        }
+    }
+
+    /// Ends a get that took a message, and tells a producer that waits for room.
+    #[inline]
+    fn leave_room(&self, state: &QueueState, held: Held<'_>, taken: Taken) -> Taken {
+        drop(held);
+        if state.capacity.load(Relaxed) != 0 {
+            state.room.ring();
+        }
+        taken
+    }
+
+    fn get_with(
+        &self,
+        buffer: &mut Vec<u8>,
+        claim: Option<&Claim>,
+        deadline: Deadline,
+    ) -> Result<Option<Taken>> {
+        let state = self.state()?;
+        let member = self.handle.member();
+        // A put that returned has counted its message. Who doesn't wait must not wait for one who sleeps here either.
+        if deadline != Deadline::NEVER
+            && state.put.count.load(Acquire) <= state.get.count.load(Acquire)
+            && state.closed.load(Acquire) == 0
+            && deadline.passed()
+        {
+            return Ok(None);
+        }
+        loop {
+            let Some(held) = self.lock_get(state, deadline)? else {
+                return Ok(None);
+            };
+            match self.look(state, buffer, claim)? {
+                Found::Taken(taken) => return Ok(Some(self.leave_room(state, held, taken))),
+                Found::Left(segment) => {
+                    drop(held);
+                    blocks::free_run(member, segment)?;
+                }
+                Found::Unsettled => {
+                    drop(held);
+                    if !self.settle_put(state, deadline)? {
+                        return Ok(None);
+                    }
+                }
+                Found::Again => {}
+                Found::Nothing => {
+                    if !self.wait_for_more(state, deadline)? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what is at the consumers' position, if anything is. Under the get lock.
+    #[inline]
+    fn look(
+        &self,
+        state: &QueueState,
+        buffer: &mut Vec<u8>,
+        claim: Option<&Claim>,
+    ) -> Result<Found> {
+        let (member, get) = (self.handle.member(), &state.get);
+        let position = get.position.load(Relaxed);
+        let record = Record::from_bits(member.at::<Cell>(position)?.load(Acquire))?;
+        let body = position + HEADER;
+        let (tag, run, length) = match record {
+            Record::None => return Ok(Found::Nothing),
+            Record::Jump { segment } => return self.cross(state, segment),
+            Record::Inline { tag, length } => (tag, 0, length),
+            Record::Extent { tag } => {
+                let run = member.at::<Cell>(body)?.load(Relaxed);
+                let length = member.at::<Cell>(body + 8)?.load(Relaxed);
+                if length > blocks::run_bytes(member, run)? {
+                    return Err(Error::Broken {
+                        what: "the length of a message",
+                    });
+                }
+                (tag, run, length)
+            }
+        };
+        let bytes = usize::try_from(length).map_err(|_| Error::Broken { what: "a length" })?;
+        if run == 0 {
+            member.windows().append(body, bytes, buffer)?;
+        }
+        let count = get.count.load(Relaxed) + 1;
+        let next = position + record.bytes();
+        get.next_position.store(next, Relaxed);
+        get.next_count.store(count, Relaxed);
+        if run != 0 {
+            get.run.store(run, Relaxed);
+        }
+        if let Some(claim) = claim {
+            self.note(state, claim, if run == 0 { body } else { run }, length)?;
+        }
+        state.losing.store(state.lost.load(Relaxed) + 1, Relaxed);
+        get.position.store(next, Release);
+        get.count.store(count, Release);
+        if claim.is_some() {
+            get.claim.store(0, Relaxed);
+        }
+        let mut extent = None;
+        if run != 0 {
+            let mine = blocks::unlink(member, run, self.handle.name().offset)?;
+            get.run.store(0, Relaxed);
+            if !mine {
+                return Err(Error::Broken {
+                    what: "the owner of a message",
+                });
+            }
+            let arena = self.handle.arena().clone();
+            extent = Some(Extent {
+                arena,
+                offset: run,
+                length: bytes,
+            });
+        }
+        state.losing.store(0, Relaxed);
+        Ok(Found::Taken(Taken { tag, extent }))
+    }
+
+    /// Notes the first eight bytes of a message in a claim, to be taken back by repair if the message isn't taken.
+    fn note(&self, state: &QueueState, claim: &Claim, at: u64, length: u64) -> Result<()> {
+        const ID_BYTES: u64 = 8;
+        let member = self.handle.member();
+        if length < ID_BYTES {
+            return Err(Error::Malformed {
+                what: "message without a number to claim",
+                at: length,
+            });
+        }
+        let mut id = [0; ID_BYTES as usize];
+        member.windows().read(at, &mut id)?;
+        state.get.claim.store(claim.offset(), Relaxed);
+        member
+            .at::<Cell>(claim.offset())?
+            .store(u64::from_le_bytes(id), Release);
+        Ok(())
+    }
+
+    /// Goes on to the next segment, and leaves the present one behind.
+    #[cold]
+    fn cross(&self, state: &QueueState, segment: u64) -> Result<Found> {
+        let (member, get) = (self.handle.member(), &state.get);
+        let left = get.segment.load(Relaxed);
+        let producers = state.put.position.load(Acquire);
+        if left != 0 && (left..left + SEGMENT).contains(&producers) {
+            // The producer that published the jump hasn't moved on yet, or died. It, or its repair, still reads there.
+            return Ok(Found::Unsettled);
+        }
+        get.next_position.store(segment, Relaxed);
+        get.next_segment.store(segment, Relaxed);
+        get.next_count.store(get.count.load(Relaxed), Relaxed);
+        get.position.store(segment, Release);
+        let mine = left != 0 && blocks::unlink(member, left, self.handle.name().offset)?;
+        get.segment.store(segment, Relaxed);
+        Ok(if mine {
+            Found::Left(left)
+        } else {
+            Found::Again
+        })
+    }
+
+    /// The get lock, with everything repaired; `None` once the deadline has passed.
+    #[inline]
+    fn lock_get<'a>(
+        &'a self,
+        state: &'a QueueState,
+        deadline: Deadline,
+    ) -> Result<Option<Held<'a>>> {
+        loop {
+            let Some(held) = state.get_lock.lock(patient(deadline))? else {
+                return Ok(None);
+            };
+            if !held.recovered {
+                return Ok(Some(held));
+            }
+            let (member, queue) = (self.handle.member(), self.handle.name().offset);
+            let loose = repair_get(member, queue, state)?;
+            drop(held);
+            layout::free(member, loose)?;
+        }
+    }
+
+    /// Waits, with the get lock held, until there is something to look at; false once the deadline has passed.
+    fn wait_for_more(&self, state: &QueueState, deadline: Deadline) -> Result<bool> {
+        let header: &Cell = self.handle.member().at(state.get.position.load(Relaxed))?;
+        let ready = || Ok(header.load(Acquire) != 0);
+        if ready()? {
+            return Ok(true);
+        }
+        if state.closed.load(Acquire) != 0 && !ready()? {
+            return Err(Error::Closed { what: "queue" });
+        }
+        if deadline.passed() {
+            return Ok(false);
+        }
+        if self.patience.wait(ready)? {
+            return Ok(true);
+        }
+        let ready = || Ok(ready()? || state.closed.load(Acquire) != 0);
+        Ok(state.more.sleep_unless(ready, deadline)? == Rung::Look || ready()?)
+    }
+}

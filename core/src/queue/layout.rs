@@ -1,0 +1,224 @@
+//! A queue's state, its records, and what a death leaves to repair.
+//!
+//! ```text
+//! record   header (8 bytes): bits 0..8 kind, 8..16 tag, 16..64 length or offset
+//! NONE     0: nothing is published here yet
+//! INLINE   length bytes of message, padded to 8
+//! EXTENT   16 bytes: offset of a run, length of the message in it
+//! JUMP     none: the header names the segment in which the next record is
+//! ```
+//! A side's operation first notes where it is going, in absolute numbers, beginning with `next_position`; then it
+//! does the one store that others see (the producers' is a header, the consumers' is `position`); then it brings its
+//! other cells up to it. So a repair can tell an operation that happened from one that didn't, and can itself be
+//! killed and done again:
+//!
+//! | the operation of a dead | happened when | then repair | else repair |
+//! |---|---|---|---|
+//! | producer | the header at `position` is not NONE, or `position == next_position` | copies the noted numbers | frees the run that it had linked |
+//! | consumer | `position == next_position` | copies the noted numbers, frees the run and the segment that it left behind, counts the message as lost | takes its claim back |
+
+use super::bell::Bell;
+use crate::shm::arena::Member;
+use crate::shm::blocks;
+use crate::shm::layout::OBJECT_HEADER;
+use crate::shm::robust::RobustLock;
+use crate::shm::view::shared;
+use crate::sys::word::{Acquire, Cell, Relaxed, Release, Word};
+use crate::{Error, Result};
+
+/// Bytes of a segment of records.
+pub(super) const SEGMENT: u64 = 64 << 10;
+/// Longest message that lies among the records; a longer one gets a run of its own. 16 KiB.
+pub(super) const INLINE_MAX: u64 = 16 << 10;
+/// Bytes of a record's header.
+pub(super) const HEADER: u64 = 8;
+
+shared! {
+    /// One side's place in the chain of records.
+    End: 64 {
+        /// Offset of the header where the next record is, or will be.
+        position: Cell,
+        /// Offset of the segment that it lies in; 0 for the root.
+        segment: Cell,
+        /// Messages put, or got, so far.
+        count: Cell,
+        next_position: Cell,
+        next_segment: Cell,
+        next_count: Cell,
+        /// A run on its way in or out; 0: none.
+        run: Cell,
+        /// Consumers: offset of the claim that is being made; 0: none.
+        claim: Cell,
+    }
+}
+
+shared! {
+    /// A queue's state: each side on lines of its own.
+    QueueState: 448 {
+        put_lock: RobustLock,
+        put: End,
+        more: Bell,
+        get_lock: RobustLock,
+        get: End,
+        room: Bell,
+        capacity: Word,
+        closed: Word,
+        /// The header of the first record of all, which is a JUMP.
+        root: Cell,
+        /// Messages that were lost with the getter that had taken them.
+        lost: Cell,
+        /// What `lost` will be if the consumer inside dies now.
+        losing: Cell,
+        _unused: [Cell; 4],
+    }
+}
+
+impl QueueState {
+    /// Where the root header lies in the state.
+    pub(super) const ROOT: u64 = std::mem::offset_of!(Self, root) as u64;
+
+    /// Whether another message can be put, or the queue is closed and a wait for room is over.
+    #[inline]
+    pub(super) fn has_room(&self) -> bool {
+        let capacity = u64::from(self.capacity.load(Relaxed));
+        capacity == 0
+            || self
+                .put
+                .count
+                .load(Acquire)
+                .saturating_sub(self.get.count.load(Acquire))
+                < capacity
+            || self.closed.load(Acquire) != 0
+    }
+}
+
+/// What a header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Record {
+    None,
+    Inline { tag: u8, length: u64 },
+    Extent { tag: u8 },
+    Jump { segment: u64 },
+}
+
+impl Record {
+    #[inline]
+    pub(super) fn bits(self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Inline { tag, length } => 1 | u64::from(tag) << 8 | length << 16,
+            Self::Extent { tag } => 2 | u64::from(tag) << 8,
+            Self::Jump { segment } => 3 | segment << 16,
+        }
+    }
+
+    #[inline]
+    pub(super) fn from_bits(bits: u64) -> Result<Self> {
+        let [kind, tag, ..] = bits.to_le_bytes();
+        match kind {
+            0 => Ok(Self::None),
+            1 if bits >> 16 <= INLINE_MAX => Ok(Self::Inline {
+                tag,
+                length: bits >> 16,
+            }),
+            2 => Ok(Self::Extent { tag }),
+            3 => Ok(Self::Jump {
+                segment: bits >> 16,
+            }),
+            _ => Err(Error::Broken {
+                what: "a record of a queue",
+            }),
+        }
+    }
+
+    /// Bytes of the record, its header and padding included.
+    #[inline]
+    pub(super) fn bytes(self) -> u64 {
+        match self {
+            Self::None | Self::Jump { .. } => HEADER,
+            Self::Inline { length, .. } => HEADER + length.next_multiple_of(8),
+            Self::Extent { .. } => HEADER + 16,
+        }
+    }
+}
+
+/// Runs that a repair found without an owner but us: to be freed once the lock is released.
+pub(super) type Loose = [Option<u64>; 2];
+
+/// Finishes or undoes what a dead producer was doing. Under `put_lock`.
+pub(super) fn repair_put(member: &Member, queue: u64, state: &QueueState) -> Result<Loose> {
+    let put = &state.put;
+    let (position, next) = (put.position.load(Relaxed), put.next_position.load(Relaxed));
+    let published = position == next || member.at::<Cell>(position)?.load(Acquire) != 0;
+    let run = put.run.load(Relaxed);
+    let mut loose = [None; 2];
+    if published {
+        put.position.store(next, Relaxed);
+        put.segment.store(put.next_segment.load(Relaxed), Relaxed);
+        put.count.store(put.next_count.load(Relaxed), Release);
+    } else if run != 0 && blocks::unlink(member, run, queue)? {
+        loose[0] = Some(run);
+    }
+    put.run.store(0, Relaxed);
+    Ok(loose)
+}
+
+/// Finishes or undoes what a dead consumer was doing. Under `get_lock`.
+pub(super) fn repair_get(member: &Member, queue: u64, state: &QueueState) -> Result<Loose> {
+    let get = &state.get;
+    let taken = get.position.load(Relaxed) == get.next_position.load(Relaxed);
+    let (run, claim) = (get.run.load(Relaxed), get.claim.load(Relaxed));
+    let mut loose = [None; 2];
+    if taken {
+        let (left, segment) = (get.segment.load(Relaxed), get.next_segment.load(Relaxed));
+        if left != segment {
+            if left != 0 && blocks::unlink(member, left, queue)? {
+                loose[0] = Some(left);
+            }
+            get.segment.store(segment, Relaxed);
+        }
+        if run != 0 && blocks::unlink(member, run, queue)? {
+            loose[1] = Some(run);
+        }
+        get.count.store(get.next_count.load(Relaxed), Release);
+        let losing = state.losing.load(Relaxed);
+        if losing != 0 {
+            state.lost.store(losing, Relaxed);
+        }
+    } else if claim != 0 {
+        member.at::<Cell>(claim)?.store(0, Relaxed);
+    }
+    get.claim.store(0, Relaxed);
+    get.run.store(0, Relaxed);
+    state.losing.store(0, Relaxed);
+    Ok(loose)
+}
+
+/// Repairs the sides of the queue at `offset` whose holder died.
+pub(super) fn settle(member: &Member, offset: u64) -> Result<()> {
+    let state: &QueueState = member.at(offset + OBJECT_HEADER)?;
+    type Repair = fn(&Member, u64, &QueueState) -> Result<Loose>;
+    let sides: [(&RobustLock, Repair); 2] =
+        [(&state.put_lock, repair_put), (&state.get_lock, repair_get)];
+    for (lock, repair) in sides {
+        if lock.is_abandoned() {
+            let held = lock.lock_always();
+            let loose = if held.recovered {
+                repair(member, offset, state)?
+            } else {
+                [None; 2]
+            };
+            drop(held);
+            free(member, loose)?;
+        }
+    }
+    Ok(())
+}
+
+/// Frees what a repair found, after the lock is released: internal locks don't nest.
+pub(super) fn free(member: &Member, loose: Loose) -> Result<()> {
+    loose
+        .into_iter()
+        .flatten()
+        .try_for_each(|run| blocks::free_run(member, run))
+}

@@ -1,0 +1,191 @@
+//! A queue of byte records in the arena: many producers, many consumers, first in first out.
+//!
+//! Linked segments of records under two robust locks, one a side; a record is published by the one store of its
+//! header, and taken by the one store of the consumers' position. [`put`] and [`get`] are the two sides, [`bell`] how
+//! a side sleeps and is woken, [`layout`] what lies where and what a death leaves to repair. `docs/shm.md` has the
+//! crash table.
+
+mod bell;
+mod claim;
+mod get;
+mod layout;
+mod message;
+mod put;
+
+pub use claim::Claim;
+pub use message::{Extent, Message, Taken};
+pub use put::Put;
+
+use crate::shm::Arena;
+use crate::shm::arena::Member;
+use crate::shm::layout::{OBJECT_HEADER, kind};
+use crate::shm::object::{Handle, ObjectName};
+use crate::shm::recovery::{Gone, Recovery};
+use crate::sys::word::{Acquire, Relaxed, Release};
+use crate::{Error, Result};
+use bell::Patience;
+use layout::QueueState;
+
+/// A queue of messages, each some bytes and a tag of one byte that the queue carries and doesn't read.
+///
+/// A message whose [`put`](Self::put) returned is got exactly once, in the order of the puts, whatever happens to the
+/// processes around it; one that was taken by a getter which is killed before its `get` returns is lost with it
+/// and counted. A put that was interrupted by a kill is got once, whole, or never.
+///
+/// # Across processes
+/// Any number of processes and threads may put and get. None has to be alive for the others to go on; a process that
+/// is *stopped* inside a call keeps its place, and calls with a timeout of others keep theirs.
+///
+/// # After fork
+/// The child holds the same queue.
+///
+/// Python: `Queue`. Source: `docs/shm.md`; the two locks are Michael and Scott's, "Simple, Fast, and Practical
+/// Non-Blocking and Blocking Concurrent Queue Algorithms".
+#[derive(Debug)]
+pub struct Queue {
+    handle: Handle,
+    /// How long this process waits awake for a message here, by how that went so far.
+    patience: Patience,
+}
+
+impl Queue {
+    /// Makes an empty queue, for at most `capacity` messages, or any number.
+    ///
+    /// 1 KiB of the arena, and no descriptor; the first message takes 64 KiB more.
+    ///
+    /// # Errors
+    /// `Os` or `Exhausted` when there is no memory; `Misuse` for a capacity of none.
+    pub fn new(arena: &Arena, capacity: Option<u32>) -> Result<Self> {
+        if capacity == Some(0) {
+            return Err(Error::Misuse {
+                what: "a queue needs room for one message at least",
+            });
+        }
+        let handle = Handle::new(arena, kind::QUEUE, size_of::<QueueState>() as u64)?;
+        let root = handle.name().offset + OBJECT_HEADER + QueueState::ROOT;
+        let state: &QueueState = handle.state()?;
+        for end in [&state.put, &state.get] {
+            end.next_position.store(root, Relaxed);
+            end.position.store(root, Relaxed);
+        }
+        state.capacity.store(capacity.unwrap_or(0), Release);
+        Ok(Self {
+            handle,
+            patience: Patience::default(),
+        })
+    }
+
+    /// Holds the queue of that name.
+    ///
+    /// # Errors
+    /// `Closed` when it is gone, `Malformed` when the name is not a queue's.
+    pub fn open(arena: &Arena, name: ObjectName) -> Result<Self> {
+        let handle = Handle::open(arena, kind::QUEUE, name)?;
+        Ok(Self {
+            handle,
+            patience: Patience::default(),
+        })
+    }
+
+    /// Its name, for a process that is given a hold on it.
+    #[must_use]
+    pub fn name(&self) -> ObjectName {
+        self.handle.name()
+    }
+
+    /// Its name, for a message: from now on the queue lives until the tree ends.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    pub fn escape(&self) -> Result<ObjectName> {
+        self.handle.escape()?;
+        Ok(self.handle.name())
+    }
+
+    /// Messages that were put and not got, at this moment.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    pub fn len(&self) -> Result<u64> {
+        let state = self.state()?;
+        let got = state.get.count.load(Acquire);
+        Ok(state.put.count.load(Acquire).saturating_sub(got))
+    }
+
+    /// Whether no message waits, at this moment.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// The most messages that it holds; `None` for any number.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    pub fn capacity(&self) -> Result<Option<u32>> {
+        let capacity = self.state()?.capacity.load(Relaxed);
+        Ok((capacity != 0).then_some(capacity))
+    }
+
+    /// Messages that were lost with a getter that had taken them.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    pub fn lost(&self) -> Result<u64> {
+        Ok(self.state()?.lost.load(Relaxed))
+    }
+
+    /// Closes it for every process: nothing can be put any more, and what is in it can still be got.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    pub fn close(&self) -> Result<()> {
+        let state = self.state()?;
+        state.closed.store(1, Release);
+        state.more.ring_for_all();
+        state.room.ring_for_all();
+        Ok(())
+    }
+
+    /// Whether it was closed.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    pub fn is_closed(&self) -> Result<bool> {
+        Ok(self.state()?.closed.load(Acquire) != 0)
+    }
+
+    /// Repairs now what a dead process left half done, rather than at the next put or get.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    pub fn settle(&self) -> Result<()> {
+        layout::settle(self.handle.member(), self.handle.name().offset)
+    }
+
+    #[inline]
+    fn state(&self) -> Result<&QueueState> {
+        self.handle.state()
+    }
+}
+
+impl Clone for Queue {
+    fn clone(&self) -> Self {
+        Self {
+            handle: self.handle.clone(),
+            patience: Patience::default(),
+        }
+    }
+}
+
+/// Repairs a queue whose lock a process held that is gone.
+pub(crate) const RECOVERY: Recovery = Recovery {
+    kind: kind::QUEUE,
+    repair: repair_after,
+};
+
+fn repair_after(member: &Member, offset: u64, _gone: Gone) -> Result<()> {
+    layout::settle(member, offset)
+}

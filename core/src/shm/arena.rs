@@ -1,0 +1,261 @@
+//! This process' membership in the arena of its tree.
+
+use super::layout::{
+    FIRST_ALLOCATED, FIRST_RESERVED, Header, LAYOUT, MAGIC, PAGE, SLOTS, SLOTS_START, Slot,
+    WINDOWS, state, window_bytes,
+};
+use super::object::References;
+use super::pages::Entry;
+use super::recovery::Recovery;
+use super::view::{Shared, Windows};
+use super::{family, slots};
+use crate::sys::word::{Acquire, Relaxed, Release};
+use crate::sys::{identity, mapping, robust};
+use crate::{Error, Result};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex};
+
+/// The memory that a tree of processes shares, and this process' place among them.
+///
+/// One sealed memfd a tree; everything in it is named by an offset, so an object costs no descriptor and no name in
+/// a file system. A clone is one more reference to the same membership.
+///
+/// # Across processes
+/// A child that is started by exec attaches with the token of a [`ChildSlot`](super::ChildSlot).
+///
+/// # After fork
+/// The child of any fork(2) that goes through the C library is a member of its own, and holds what its parent held.
+///
+/// Source: memfd_create(2); `docs/shm.md`.
+#[derive(Debug, Clone)]
+pub struct Arena {
+    pub(crate) inner: Arc<Member>,
+}
+
+/// What an [`Arena`] refers to.
+#[derive(Debug)]
+pub(crate) struct Member {
+    windows: Windows,
+    /// What the layers above do to their objects when a process dies.
+    recoveries: &'static [Recovery],
+    /// This process' slot.
+    slot: AtomicU32,
+    /// The slot's generation.
+    generation: AtomicU32,
+    /// How often this process holds which object.
+    pub(super) references: Mutex<References>,
+}
+
+impl Arena {
+    /// Makes a new arena, with this process as its first member; `recoveries` are what the layers above do to their
+    /// objects when a process dies.
+    pub(crate) fn found(recoveries: &'static [Recovery]) -> Result<Self> {
+        let file = mapping::create()?;
+        // The file's first extent, so that the window has an end within the file.
+        mapping::allocate(&file, 0, FIRST_ALLOCATED * PAGE)?;
+        let member = Member::new(file, recoveries);
+        let header = member.header()?;
+        let pages = window_bytes(0) / PAGE;
+        member
+            .entry(FIRST_ALLOCATED)?
+            .store(Entry::cold(pages - FIRST_ALLOCATED).bits(), Relaxed);
+        member.entry(FIRST_RESERVED)?.store(
+            Entry::warm(FIRST_ALLOCATED - FIRST_RESERVED).bits(),
+            Relaxed,
+        );
+        member
+            .entry(0)?
+            .store(Entry::reserved(FIRST_RESERVED).bits(), Relaxed);
+        header
+            .warm_pages
+            .store(FIRST_ALLOCATED - FIRST_RESERVED, Relaxed);
+        header.windows.store(1, Relaxed);
+        let [low, high] = identity::random();
+        header.id[0].store(low, Relaxed);
+        header.id[1].store(high, Relaxed);
+        header.layout.store(LAYOUT, Relaxed);
+        header.magic.store(MAGIC, Release);
+        let arena = Self {
+            inner: Arc::new(member),
+        };
+        let slot = slots::claim(&arena.inner, 0)?;
+        arena.inner.settle_in(slot)?;
+        family::enter(&arena.inner);
+        Ok(arena)
+    }
+
+    /// Joins the arena that a token names, as [`attach`](Self::attach) says.
+    pub(crate) fn join(token: &str, recoveries: &'static [Recovery]) -> Result<Self> {
+        const TOKEN: Error = Error::Malformed {
+            what: "token of an arena",
+            at: 0,
+        };
+        const OTHER: Error = Error::Misuse {
+            what: "the inherited arena is another one, or of another version",
+        };
+        let mut fields = token.split(':');
+        let mut field = || fields.next().ok_or(TOKEN);
+        let descriptor = field()?.parse().map_err(|_| TOKEN)?;
+        let slot: u32 = field()?.parse().map_err(|_| TOKEN)?;
+        let generation: u32 = field()?.parse().map_err(|_| TOKEN)?;
+        let mut id = [0; 2];
+        for half in &mut id {
+            *half = u64::from_str_radix(field()?, 16).map_err(|_| TOKEN)?;
+        }
+        if slot == 0 || slot >= SLOTS {
+            return Err(TOKEN);
+        }
+        let file = mapping::inherit(descriptor)?;
+        if size(&file)? < FIRST_ALLOCATED * PAGE {
+            return Err(OTHER);
+        }
+        let arena = Self {
+            inner: Arc::new(Member::new(file, recoveries)),
+        };
+        let header = arena.inner.header()?;
+        let same = header.magic.load(Acquire) == MAGIC
+            && header.layout.load(Relaxed) == LAYOUT
+            && [header.id[0].load(Relaxed), header.id[1].load(Relaxed)] == id;
+        if !same {
+            return Err(OTHER);
+        }
+        if arena.inner.slot_at(slot)?.generation.load(Relaxed) != generation {
+            return Err(Error::Misuse {
+                what: "the place kept for this process is gone",
+            });
+        }
+        arena.inner.settle_in(slot)?;
+        family::enter(&arena.inner);
+        Ok(arena)
+    }
+
+    /// The memfd, for a child that is to inherit it. Closed on exec.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.inner.windows.file().as_fd()
+    }
+
+    /// Marks this process as leaving normally: locks that it holds stay held, as the standard has it; every other
+    /// end is a death. Called by an exit hook; what it holds is given back once it is gone.
+    pub fn leave(&self) {
+        if let Ok(slot) = self.inner.slot_at(self.inner.slot()) {
+            slot.state.replace(state::LIVE, state::LEFT);
+        }
+    }
+
+    /// Gives back what processes held that are gone by now, and frees their slots. Whoever waits for something does
+    /// this by itself; a parent that has just reaped a child calls it so that memory doesn't wait for the next one.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    pub fn reap(&self) -> Result<()> {
+        super::recovery::reap(&self.inner)
+    }
+}
+
+fn size(file: impl AsFd) -> Result<u64> {
+    let stat = rustix::fs::fstat(file).map_err(|errno| crate::sys::failed("fstat", errno))?;
+    Ok(stat.st_size.cast_unsigned())
+}
+
+impl Member {
+    fn new(file: OwnedFd, recoveries: &'static [Recovery]) -> Self {
+        Self {
+            windows: Windows::new(file),
+            recoveries,
+            slot: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
+            references: Mutex::default(),
+        }
+    }
+
+    pub(super) fn recoveries(&self) -> &'static [Recovery] {
+        self.recoveries
+    }
+
+    pub(crate) fn windows(&self) -> &Windows {
+        &self.windows
+    }
+
+    /// The value of type `T` at `offset`.
+    #[inline]
+    pub(crate) fn at<T: Shared>(&self, offset: u64) -> Result<&T> {
+        self.windows.at(offset)
+    }
+
+    pub(crate) fn header(&self) -> Result<&Header> {
+        self.windows.at(0)
+    }
+
+    /// The number of this process' slot.
+    #[inline]
+    pub(crate) fn slot(&self) -> u32 {
+        self.slot.load(Relaxed)
+    }
+
+    /// The generation of this process' slot.
+    #[inline]
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Relaxed)
+    }
+
+    pub(crate) fn slot_at(&self, slot: u32) -> Result<&Slot> {
+        if slot >= SLOTS {
+            return Err(Error::Broken {
+                what: "the number of a slot",
+            });
+        }
+        self.windows
+            .at(SLOTS_START + u64::from(slot) * size_of::<Slot>() as u64)
+    }
+
+    /// Windows that exist now.
+    pub(crate) fn window_count(&self) -> Result<usize> {
+        let count = self.header()?.windows.load(Acquire);
+        usize::try_from(count)
+            .ok()
+            .filter(|count| (1..=WINDOWS).contains(count))
+            .ok_or(Error::Broken {
+                what: "the number of windows",
+            })
+    }
+
+    /// Takes over a slot that was reserved for this process: from now on it lives as long as the calling thread's
+    /// process does.
+    ///
+    /// # Errors
+    /// `Misuse` when the reservation is gone.
+    pub(crate) fn settle_in(&self, number: u32) -> Result<()> {
+        let thread = robust::this_thread();
+        let slot = self.slot_at(number)?;
+        slot.pid.store(identity::pid(), Relaxed);
+        slot.started.store(identity::started(), Relaxed);
+        slot.thread.store(thread.tid(), Relaxed);
+        slot.life.word.store(thread.tid(), Relaxed);
+        thread.link(&slot.life);
+        if !slot.state.replace(state::RESERVED, state::LIVE) {
+            thread.unlink(&slot.life);
+            return Err(Error::Misuse {
+                what: "the place kept for this process is gone",
+            });
+        }
+        self.slot.store(number, Relaxed);
+        self.generation
+            .store(slot.generation.load(Relaxed), Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // The windows go with it: the kernel must not follow a link into them.
+        if let Ok(slot) = self.slot_at(self.slot())
+            && self.slot() != 0
+        {
+            robust::this_thread().unlink(&slot.life);
+            slot.state.replace(state::LIVE, state::LEFT);
+            slot.life.word.store(robust::OWNER_DIED, Release);
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Objects and runs: the upper half of the allocator, and the only door to it.
+//!
+//! Objects lie in slabs: aligned runs of 64 KiB, cut into blocks of one size class, with a bit for each block in the
+//! first one. The bit is the truth: making an object ends with setting it, freeing one with clearing it. Runs of an
+//! object are found by their entries, which name it, so freeing an object can be begun again after a death at any
+//! store. Every function here takes the allocator's lock, and whoever takes it after a death repairs first.
+
+use super::arena::Member;
+use super::layout::{CLASSES, Header, OBJECT_HEADER, ObjectHeader, PAGE, SLAB_PAGES, kind};
+use super::object::ObjectName;
+use super::pages::{self, Entry, Kind};
+use super::robust::Held;
+use super::view::shared;
+use crate::sys::word::{Cell, Relaxed, Release};
+use crate::{Error, Result};
+
+/// Bytes of the smallest block.
+pub(super) const SMALLEST: u64 = 256;
+const SLAB_BYTES: u64 = SLAB_PAGES * PAGE;
+const MAP_CELLS: usize = (SLAB_BYTES / SMALLEST / 64) as usize;
+
+shared! {
+    /// The first block of a slab: which of its blocks are objects, itself not counted.
+    Slab: 32 {
+        taken: [Cell; MAP_CELLS],
+    }
+}
+
+/// The allocator's lock, with everything repaired that its last holder left half done.
+pub(super) fn lock(member: &Member) -> Result<Held<'_>> {
+    let held = member.header()?.allocator.lock_always();
+    if held.recovered {
+        pages::normalize(member)?;
+        let destroying = member.header()?.destroying.load(Relaxed);
+        if destroying != 0 {
+            destroy(member, destroying)?;
+        }
+    }
+    Ok(held)
+}
+
+fn class_of(bytes: u64) -> Result<usize> {
+    (0..CLASSES)
+        .find(|class| SMALLEST << class >= bytes)
+        .ok_or(Error::TooLong {
+            length: bytes,
+            limit: SMALLEST << (CLASSES - 1),
+        })
+}
+
+/// Makes an object of `kind` with `bytes` of state, all zero, held by this process.
+pub(super) fn create(member: &Member, kind: u32, bytes: u64) -> Result<ObjectName> {
+    let class = class_of(OBJECT_HEADER + bytes)?;
+    let _held = lock(member)?;
+    let header = member.header()?;
+    let (slab, block) = room(member, header, class)?;
+    let offset = slab + block * (SMALLEST << class);
+    let serial = header.serial.load(Relaxed) + 1;
+    header.serial.store(serial, Relaxed);
+    let object: &ObjectHeader = member.at(offset)?;
+    object.kind.store(kind, Relaxed);
+    object.escaped.store(0, Relaxed);
+    object.serial.store(serial, Relaxed);
+    for cell in &object.holders {
+        cell.store(0, Relaxed);
+    }
+    let (cell, bit) = super::object::place(member.slot())?;
+    object.holders[cell].store(bit, Relaxed);
+    for at in (offset + OBJECT_HEADER..offset + (SMALLEST << class)).step_by(8) {
+        member.at::<Cell>(at)?.store(0, Relaxed);
+    }
+    let map: &Slab = member.at(slab)?;
+    map.taken[(block / 64) as usize].set_bits(1 << (block % 64));
+    header.slab_hints[class].store(slab, Relaxed);
+    Ok(ObjectName { offset, serial })
+}
+
+/// A slab of the class with a free block, and that block's number.
+fn room(member: &Member, header: &Header, class: usize) -> Result<(u64, u64)> {
+    let hint = header.slab_hints[class].load(Relaxed);
+    if hint != 0
+        && let Some(block) = free_block(member, hint, class)?
+    {
+        return Ok((hint, block));
+    }
+    let found = member.runs(|page, entry| {
+        if entry.kind != Kind::Slab || entry.owner != class as u64 {
+            return Ok(None);
+        }
+        Ok(free_block(member, page * PAGE, class)?.map(|block| (page * PAGE, block)))
+    })?;
+    if let Some(place) = found {
+        return Ok(place);
+    }
+    let page = pages::take(member, SLAB_PAGES, SLAB_PAGES, member.slot())?;
+    let slab: &Slab = member.at(page * PAGE)?;
+    for cell in &slab.taken {
+        cell.store(0, Relaxed);
+    }
+    let entry = Entry {
+        kind: Kind::Slab,
+        pages: SLAB_PAGES,
+        owner: class as u64,
+    };
+    member.entry(page)?.store(entry.bits(), Release);
+    Ok((page * PAGE, 1))
+}
+
+fn free_block(member: &Member, slab: u64, class: usize) -> Result<Option<u64>> {
+    let map: &Slab = member.at(slab)?;
+    let blocks = SLAB_BYTES / (SMALLEST << class);
+    for (index, cell) in (0..).zip(&map.taken) {
+        // The first block of all is the map itself.
+        let taken = cell.load(Relaxed) | u64::from(index == 0);
+        let block = index * 64 + u64::from(taken.trailing_ones());
+        if taken != u64::MAX && block < blocks {
+            return Ok(Some(block));
+        }
+    }
+    Ok(None)
+}
+
+/// The object of that name.
+///
+/// # Errors
+/// `Closed` when it is gone, `Malformed` when no object ever had that name.
+pub(super) fn named(member: &Member, name: ObjectName) -> Result<&ObjectHeader> {
+    let slab = name.offset - name.offset % SLAB_BYTES;
+    let entry = member
+        .run(slab / PAGE)
+        .ok()
+        .filter(|entry| entry.kind == Kind::Slab);
+    let Some(entry) = entry else {
+        return Err(Error::Closed { what: "object" });
+    };
+    let bytes = SMALLEST << entry.owner.min(CLASSES as u64 - 1);
+    let block = name.offset % SLAB_BYTES / bytes;
+    if !name.offset.is_multiple_of(bytes) || block == 0 {
+        return Err(Error::Malformed {
+            what: "name of an object",
+            at: 0,
+        });
+    }
+    let map: &Slab = member.at(slab)?;
+    let taken = map.taken[(block / 64) as usize].load(Relaxed) >> (block % 64) & 1 == 1;
+    let object: &ObjectHeader = member.at(name.offset)?;
+    if !taken || object.serial.load(Relaxed) != name.serial {
+        return Err(Error::Closed { what: "object" });
+    }
+    Ok(object)
+}
+
+/// Clears the bit of `slot` in the object of that name, and frees the object if that was the last one.
+pub(super) fn let_go(member: &Member, name: ObjectName, slot: u32) -> Result<()> {
+    let _held = lock(member)?;
+    let object = named(member, name)?;
+    object.forget(slot)?;
+    if !object.is_wanted() {
+        member.header()?.destroying.store(name.offset, Release);
+        destroy(member, name.offset)?;
+    }
+    Ok(())
+}
+
+/// Frees an object with its runs. Begun again from the start, it does what is left to do.
+fn destroy(member: &Member, offset: u64) -> Result<()> {
+    if member.at::<ObjectHeader>(offset)?.kind.load(Relaxed) == kind::QUEUE {
+        member.runs(|page, entry| {
+            if entry == Entry::linked(entry.pages, offset) {
+                pages::free(member, page)?;
+            }
+            Ok(None::<()>)
+        })?;
+    }
+    let slab = offset - offset % SLAB_BYTES;
+    let entry = member.run(slab / PAGE)?;
+    let block = offset % SLAB_BYTES / (SMALLEST << entry.owner.min(CLASSES as u64 - 1));
+    let map: &Slab = member.at(slab)?;
+    map.taken[(block / 64) as usize].clear_bits(1 << (block % 64));
+    let header = member.header()?;
+    header.destroying.store(0, Release);
+    let empty = map.taken.iter().all(|cell| cell.load(Relaxed) == 0);
+    let class = (entry.owner as usize).min(CLASSES - 1);
+    if empty && header.slab_hints[class].load(Relaxed) != slab {
+        // The next one of this class finds another slab, or makes one.
+        pages::free(member, slab / PAGE)?;
+    }
+    Ok(())
+}
+
+/// Takes a run of whole pages for `bytes`, owned by this process until it is linked to an object.
+pub(crate) fn take_run(member: &Member, bytes: u64) -> Result<u64> {
+    let _held = lock(member)?;
+    let pages = bytes.div_ceil(PAGE).max(1);
+    Ok(pages::take(member, pages, 1, member.slot())? * PAGE)
+}
+
+/// Frees a run that this process owns.
+pub(crate) fn free_run(member: &Member, offset: u64) -> Result<()> {
+    let _held = lock(member)?;
+    if member.run(offset / PAGE)?.kind == Kind::Used {
+        pages::free(member, offset / PAGE)?;
+    }
+    Ok(())
+}
+
+/// Hands a run of this process over to an object. One compare-exchange, under a lock of the object's.
+pub(crate) fn link(member: &Member, run: u64, object: u64) -> Result<()> {
+    let entry = member.run(run / PAGE)?;
+    let mine = Entry::used(entry.pages, member.slot()).bits();
+    if member
+        .entry(run / PAGE)?
+        .replace(mine, Entry::linked(entry.pages, object).bits())
+    {
+        Ok(())
+    } else {
+        Err(Error::Broken {
+            what: "the owner of a run",
+        })
+    }
+}
+
+/// Takes a run of an object over for this process; false when it isn't the object's. Under a lock of the object's.
+pub(crate) fn unlink(member: &Member, run: u64, object: u64) -> Result<bool> {
+    let entry = member.run(run / PAGE)?;
+    let theirs = Entry::linked(entry.pages, object).bits();
+    let mine = Entry::used(entry.pages, member.slot()).bits();
+    Ok(member.entry(run / PAGE)?.replace(theirs, mine))
+}
+
+/// Bytes of the run that begins at `offset`.
+pub(crate) fn run_bytes(member: &Member, offset: u64) -> Result<u64> {
+    Ok(member.run(offset / PAGE)?.pages * PAGE)
+}
+
+/// Calls `visit` with the offset of each object. Under the allocator's lock, so it must not take it again.
+pub(super) fn objects(
+    member: &Member,
+    mut visit: impl FnMut(u64, &ObjectHeader) -> Result<()>,
+) -> Result<()> {
+    member.runs(|page, entry| {
+        if entry.kind != Kind::Slab {
+            return Ok(None::<()>);
+        }
+        let map: &Slab = member.at(page * PAGE)?;
+        let bytes = SMALLEST << entry.owner.min(CLASSES as u64 - 1);
+        for block in 1..SLAB_BYTES / bytes {
+            if map.taken[(block / 64) as usize].load(Relaxed) >> (block % 64) & 1 == 1 {
+                let offset = page * PAGE + block * bytes;
+                visit(offset, member.at(offset)?)?;
+            }
+        }
+        Ok(None)
+    })?;
+    Ok(())
+}
+
+/// Frees what no living process holds any more, of a process that is gone: its runs, and its bit in every object.
+pub(super) fn give_back(member: &Member, slot: u32) -> Result<()> {
+    let mut orphans = Vec::new();
+    let _held = lock(member)?;
+    objects(member, |offset, object| {
+        object.forget(slot)?;
+        // Whoever held it: one who died letting go of it may have cleared the last bit and freed nothing.
+        if !object.is_wanted() {
+            orphans.push(offset);
+        }
+        Ok(())
+    })?;
+    for offset in orphans {
+        member.header()?.destroying.store(offset, Release);
+        destroy(member, offset)?;
+    }
+    member.runs(|page, entry| {
+        if entry == Entry::used(entry.pages, slot) {
+            pages::free(member, page)?;
+        }
+        Ok(None::<()>)
+    })?;
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! The invariants of an arena at rest, as one function: what tests ask after every death.
+
+use super::arena::Arena;
+use super::blocks;
+use super::layout::{PAGE, state};
+use super::pages::Kind;
+use crate::sys::word::Relaxed;
+use crate::{Error, Result};
+use std::collections::HashSet;
+
+/// What an arena holds at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Processes that are members.
+    pub processes: u64,
+    /// Objects of any kind.
+    pub objects: u64,
+    /// Bytes of runs that a process owns, on their way to or from an object.
+    pub owned_bytes: u64,
+    /// Bytes of runs that belong to objects.
+    pub linked_bytes: u64,
+    /// Free bytes that have memory.
+    pub warm_bytes: u64,
+    /// Bytes of the arena's file that have memory.
+    pub allocated_bytes: u64,
+}
+
+impl Arena {
+    /// Counts what the arena holds, and checks that it doesn't contradict itself: every page belongs to one run,
+    /// every linked run to a living object, every object to a member or a message.
+    ///
+    /// Takes the allocator's lock, and time in proportion to the number of runs and objects.
+    ///
+    /// # Errors
+    /// `Broken` with what contradicts what.
+    pub fn census(&self) -> Result<Census> {
+        let member = &*self.inner;
+        let mut census = Census::default();
+        let _held = blocks::lock(member)?;
+        let mut living = HashSet::new();
+        blocks::objects(member, |offset, object| {
+            living.insert(offset);
+            if object.is_wanted() {
+                Ok(())
+            } else {
+                Err(Error::Broken {
+                    what: "an object that nobody holds",
+                })
+            }
+        })?;
+        census.objects = living.len() as u64;
+        member.runs(|_, entry| {
+            let bytes = entry.pages * PAGE;
+            match entry.kind {
+                Kind::Used => census.owned_bytes += bytes,
+                Kind::Warm => census.warm_bytes += bytes,
+                Kind::Linked if !living.contains(&(entry.owner * blocks::SMALLEST)) => {
+                    return Err(Error::Broken {
+                        what: "a run whose object is gone",
+                    });
+                }
+                Kind::Linked => census.linked_bytes += bytes,
+                Kind::Cold | Kind::Slab | Kind::Reserved => {}
+            }
+            Ok(None::<()>)
+        })?;
+        for number in 1..member.header()?.slots_used.load(Relaxed) {
+            let state = member.slot_at(number)?.state.load(Relaxed);
+            census.processes += u64::from(state == state::LIVE || state == state::LEFT);
+        }
+        let stat = rustix::fs::fstat(member.windows().file())
+            .map_err(|errno| crate::sys::failed("fstat", errno))?;
+        census.allocated_bytes = stat.st_blocks.cast_unsigned() * 512;
+        Ok(census)
+    }
+}

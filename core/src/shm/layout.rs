@@ -1,0 +1,184 @@
+//! What lies where in the arena. `docs/shm.md` draws it; the sizes are checked here.
+
+use super::robust::RobustLock;
+use super::view::shared;
+use crate::sys::robust::Node;
+use crate::sys::word::{Cell, Word};
+
+const _: () = assert!(
+    size_of::<usize>() == 8,
+    "offsets are 64 bits, and so must addresses be"
+);
+
+/// `processn`, as the first eight bytes of an arena.
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"processn");
+/// Changes with any change of what `docs/shm.md` draws.
+pub(crate) const LAYOUT: u32 = 1;
+
+/// Bytes of a page, the unit in which memory is given out.
+pub(crate) const PAGE: u64 = 4096;
+/// Bytes of the first window; the next has as many, and each one after that twice as many as the one before.
+const WINDOW_FIRST: u64 = 1 << 20;
+/// Windows that an arena can have: one TiB in all.
+pub(crate) const WINDOWS: usize = 21;
+
+/// The window that an offset lies in.
+#[inline]
+pub(crate) fn window_of(offset: u64) -> usize {
+    (u64::BITS - (offset / WINDOW_FIRST).leading_zeros()) as usize
+}
+
+/// The offset at which a window begins.
+#[inline]
+pub(crate) fn window_start(window: usize) -> u64 {
+    if window == 0 {
+        0
+    } else {
+        WINDOW_FIRST << (window - 1)
+    }
+}
+
+/// The bytes of a window.
+#[inline]
+pub(crate) fn window_bytes(window: usize) -> u64 {
+    if window == 0 {
+        WINDOW_FIRST
+    } else {
+        WINDOW_FIRST << (window - 1)
+    }
+}
+
+/// Processes that can be in a tree at once, less one: slot 0 is nobody's.
+pub(crate) const SLOTS: u32 = 1024;
+/// Words of 64 bits in which each slot has a bit.
+pub(crate) const HOLDER_CELLS: usize = (SLOTS / 64) as usize;
+/// Freed runs that are remembered for those who want as many pages.
+pub(crate) const RECENT: usize = 16;
+/// Pages of a slab, which begins at a multiple of as many.
+pub(crate) const SLAB_PAGES: u64 = 16;
+/// Size classes of blocks: 256 bytes, and each one twice the one before.
+pub(crate) const CLASSES: usize = 5;
+
+shared! {
+    /// The first 2 KiB of the arena.
+    Header: 2048 {
+        /// [`MAGIC`].
+        magic: Cell,
+        /// [`LAYOUT`].
+        layout: Word,
+        /// Not zero: somebody found the arena contradicting itself, and every later call says so.
+        poisoned: Word,
+        /// 128 random bits, by which a child knows its parent's arena.
+        id: [Cell; 2],
+        /// Slots ever taken are below this number.
+        slots_used: Word,
+        _unused: [Word; 7],
+        /// Held by who claims or recovers slots.
+        registry: RobustLock,
+        /// Held by who changes the page tables, the slabs or what these cells say.
+        allocator: RobustLock,
+        /// Windows that exist.
+        windows: Cell,
+        /// The serial number of the object made last.
+        serial: Cell,
+        /// Offset of the object that is being destroyed; 0: none.
+        destroying: Cell,
+        /// Free pages that have memory. A hint: counted anew by repair.
+        warm_pages: Cell,
+        /// The page at which the next search begins. A hint.
+        cursor: Cell,
+        /// For each size class an offset of a slab that may have room. A hint.
+        slab_hints: [Cell; CLASSES],
+        /// Offsets of runs freed last, newest first from `recent_next` down. Hints.
+        recent: [Cell; RECENT],
+        recent_next: Cell,
+        _reserved: [Cell; 205],
+    }
+}
+
+shared! {
+    /// One process' place in the tree.
+    Slot: 128 {
+        /// Held, in the kernel's format, by the first thread of the process as long as it lives.
+        life: Node,
+        /// One of [`state`].
+        state: Word,
+        /// Counts the processes that had this slot, so that an owner is never mistaken for a later one.
+        generation: Word,
+        /// The process' id.
+        pid: Word,
+        /// The slot of the process that claimed this one for a child.
+        parent: Word,
+        /// When the process started, in clock ticks after boot.
+        started: Cell,
+        /// The id of the thread that holds the life word.
+        thread: Word,
+        _unused: [Word; 15],
+    }
+}
+
+/// What a slot's `state` says. `docs/shm.md` has the table of who may change it to what.
+pub(crate) mod state {
+    /// Nobody's.
+    pub(crate) const FREE: u32 = 0;
+    /// Claimed by a process for its child, which has not taken it over yet.
+    pub(crate) const RESERVED: u32 = 1;
+    /// A process has it.
+    pub(crate) const LIVE: u32 = 2;
+    /// Its process ran the exit hook: what it still holds, it leaves held.
+    pub(crate) const LEFT: u32 = 3;
+    /// What its process held is being given back.
+    pub(crate) const DEAD: u32 = 4;
+}
+
+shared! {
+    /// What every object begins with; its own state follows.
+    ObjectHeader: 192 {
+        /// One of [`kind`].
+        kind: Word,
+        /// Not zero: its name went into a message, so it lives on without a holder.
+        escaped: Word,
+        /// Its number among all objects ever made here: a name with another number is stale.
+        serial: Cell,
+        _unused: [Cell; 6],
+        /// A bit for each slot whose process holds the object.
+        holders: [Cell; HOLDER_CELLS],
+    }
+}
+
+/// Bytes before an object's own state.
+pub(crate) const OBJECT_HEADER: u64 = size_of::<ObjectHeader>() as u64;
+
+/// What an object is.
+pub(crate) mod kind {
+    pub(crate) const LOCK: u32 = 1;
+    pub(crate) const QUEUE: u32 = 2;
+    pub(crate) const CLAIM: u32 = 3;
+}
+
+/// Where the slots begin.
+pub(crate) const SLOTS_START: u64 = PAGE;
+/// Where the page table of the first window begins: behind the header.
+const FIRST_TABLE: u64 = size_of::<Header>() as u64;
+/// Pages of the first window that are taken by the header, its page table and the slots.
+pub(crate) const FIRST_RESERVED: u64 = 1 + SLOTS as u64 * size_of::<Slot>() as u64 / PAGE;
+/// Pages of the first window that have memory from the start.
+pub(crate) const FIRST_ALLOCATED: u64 = 64;
+
+/// Where a window's page table begins: at its start, but for the first one, which has the header there.
+pub(crate) fn table_start(window: usize) -> u64 {
+    if window == 0 {
+        FIRST_TABLE
+    } else {
+        window_start(window)
+    }
+}
+
+/// Pages that a window's page table takes.
+pub(crate) fn table_pages(window: usize) -> u64 {
+    if window == 0 {
+        FIRST_RESERVED
+    } else {
+        (window_bytes(window) / PAGE * 8).div_ceil(PAGE)
+    }
+}

@@ -1,0 +1,23 @@
+//! Memory that several processes see: one arena a process tree, and who lives in it.
+//!
+//! From below: [`view`] turns offsets into references and copies bytes; [`layout`] draws what lies where;
+//! [`robust`] is the lock that survives its holder; [`arena`] is this process' membership; [`pages`] and [`blocks`]
+//! give memory out; [`object`] counts who holds what; [`recovery`] gives back what a dead process held. Their states
+//! and crash tables are in `docs/shm.md`.
+
+pub(crate) mod arena;
+pub(crate) mod blocks;
+pub(crate) mod check;
+mod family;
+pub(crate) mod layout;
+pub(crate) mod object;
+mod pages;
+pub(crate) mod recovery;
+pub(crate) mod robust;
+mod slots;
+pub(crate) mod view;
+
+pub use arena::Arena;
+pub use check::Census;
+pub use object::ObjectName;
+pub use slots::ChildSlot;

@@ -1,0 +1,127 @@
+//! Giving back what a process held that is gone.
+//!
+//! Begun by whoever notices, under the registry's lock; each step can be done twice, and the slot is free only after
+//! the last one, so a recovery that is itself killed is done again by the next one. The order matters:
+//!
+//! 1. The state says `DEAD` (or stays `LEFT`): nobody adopts a reserved slot any more.
+//! 2. Internal locks that the process died with are taken and repaired, so that nothing half done still points to
+//!    what the later steps free.
+//! 3. User locks that it held are marked, and a waiter is woken.
+//! 4. Its runs are freed and its bits cleared; objects that nobody holds now go.
+//! 5. The slot is free.
+
+use super::arena::Member;
+use super::blocks;
+use super::layout::state;
+use crate::Result;
+use crate::sys::identity;
+use crate::sys::robust::OWNER_DIED;
+use crate::sys::word::{Acquire, Relaxed, Release};
+
+/// The process that is being recovered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gone {
+    /// Its slot.
+    pub(crate) slot: u32,
+    /// The slot's generation then.
+    pub(crate) generation: u32,
+    /// It left normally: what it held stays held.
+    pub(crate) left: bool,
+}
+
+/// What recovery does to each object of a kind. The layers above give these to the arena, since they know the
+/// objects and recovery lies below them.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    /// One of [`layout::kind`](super::layout::kind).
+    pub(crate) kind: u32,
+    /// Repairs what the process left half done in the object at that offset. Safe to do twice.
+    pub(crate) repair: fn(&Member, u64, Gone) -> Result<()>,
+}
+
+/// Recovers every slot whose process is gone.
+pub(super) fn reap(member: &Member) -> Result<()> {
+    for number in 1..member.header()?.slots_used.load(Acquire) {
+        if number != member.slot() && is_gone(member, number)? {
+            recover(member, number)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the process of a slot is gone, or its parent, if no process has taken the slot over yet.
+///
+/// Two loads as long as the kernel has not marked the slot's life word.
+pub(crate) fn is_gone(member: &Member, number: u32) -> Result<bool> {
+    let slot = member.slot_at(number)?;
+    match slot.state.load(Acquire) {
+        state::FREE => Ok(false),
+        state::DEAD => Ok(true),
+        state::RESERVED => {
+            let parent = slot.parent.load(Relaxed);
+            if parent == number {
+                // Claimed by a process for itself: it takes it over in a moment.
+                let (pid, started) = (slot.pid.load(Relaxed), slot.started.load(Relaxed));
+                return Ok(identity::is_gone(pid, started, 0, false));
+            }
+            let free = member.slot_at(parent)?.state.load(Acquire) == state::FREE;
+            Ok(free || is_gone(member, parent)?)
+        }
+        _ => {
+            let (pid, thread) = (slot.pid.load(Relaxed), slot.thread.load(Relaxed));
+            let word = slot.life.word.load(Acquire);
+            let marked = word & OWNER_DIED != 0;
+            // Without a list the word tells nothing, and the system is asked each time.
+            let listed = slot.life.is_linked();
+            Ok((marked || !listed)
+                && identity::is_gone(pid, slot.started.load(Relaxed), thread, marked))
+        }
+    }
+}
+
+/// Gives back what the process of a slot held, which is gone, and frees the slot.
+pub(crate) fn recover(member: &Member, number: u32) -> Result<()> {
+    let header = member.header()?;
+    let _held = header.registry.lock_outer();
+    let slot = member.slot_at(number)?;
+    let before = slot.state.load(Acquire);
+    if before == state::FREE {
+        return Ok(());
+    }
+    if before != state::LEFT {
+        slot.state.store(state::DEAD, Release);
+    }
+    let gone = Gone {
+        slot: number,
+        generation: slot.generation.load(Relaxed),
+        left: before == state::LEFT,
+    };
+    let mut objects = Vec::new();
+    {
+        let _allocator = blocks::lock(member)?;
+        blocks::objects(member, |offset, object| {
+            objects.push((offset, object.kind.load(Relaxed)));
+            Ok(())
+        })?;
+    }
+    for (offset, kind) in objects {
+        if let Some(recovery) = member
+            .recoveries()
+            .iter()
+            .find(|recovery| recovery.kind == kind)
+        {
+            (recovery.repair)(member, offset, gone)?;
+        }
+    }
+    for child in 1..header.slots_used.load(Acquire) {
+        let slot = member.slot_at(child)?;
+        // Kept for a child that never came: this process can't start it any more.
+        if child != number && slot.parent.load(Relaxed) == number {
+            slot.state.replace(state::RESERVED, state::DEAD);
+        }
+    }
+    blocks::give_back(member, number)?;
+    slot.life.word.store(0, Relaxed);
+    slot.state.store(state::FREE, Release);
+    Ok(())
+}

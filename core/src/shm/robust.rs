@@ -1,0 +1,167 @@
+//! The internal lock: short critical sections that survive their holder.
+//!
+//! ```text
+//! word                 meaning                                  who may leave this state, to where
+//! 0                    free                                     any: CAS to its thread id
+//! tid                  held, nobody sleeps                      holder: to 0; any other: sets WAITERS, sleeps
+//! tid | WAITERS        held, somebody may sleep                 holder: to 0 and wakes one
+//! OWNER_DIED (|WAIT.)  its holder died inside; kernel's mark    any: CAS to its thread id, and repairs
+//! ```
+//! Whoever gets it after a death gets it with `recovered` set, and repairs what the lock guards before anything else;
+//! if it dies doing so, the next one does. A thread announces one lock at a time to the kernel, so these locks don't
+//! nest, but for the registry's, which is linked into the thread's list instead (`sys::robust`).
+//! Source: Drepper, "Futexes Are Tricky"; Documentation/locking/robust-futexes.rst.
+
+use super::view::shared;
+use crate::sys::clock;
+use crate::sys::identity::thread_exists;
+use crate::sys::robust::{Node, OWNER_DIED, TID, WAITERS, this_thread};
+use crate::sys::word::{Cell, Relaxed, Release, Wake};
+use crate::{Deadline, Error, Result};
+use std::time::Duration;
+
+/// How long a sleeper trusts the kernel to tell of the owner's death before it looks itself.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Pauses before the first sleep: about as long as an uncontended critical section.
+const PAUSES: u32 = 60;
+
+shared! {
+    /// The lock's word, with the links that the kernel's list needs.
+    RobustLock: 64 {
+        node: Node,
+        _unused: [Cell; 3],
+    }
+}
+
+/// A lock that the calling thread holds until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Held<'a> {
+    lock: &'a RobustLock,
+    linked: bool,
+    /// Its last holder died: what it guards may be half changed.
+    pub(crate) recovered: bool,
+}
+
+impl RobustLock {
+    /// Takes the lock, or gives `None` once the deadline has passed.
+    ///
+    /// Uncontended: one compare-exchange and two plain stores, about 6 ns.
+    ///
+    /// # Errors
+    /// `Interrupted` when a signal handler ran while it slept.
+    #[inline]
+    pub(crate) fn lock(&self, deadline: Deadline) -> Result<Option<Held<'_>>> {
+        let thread = this_thread();
+        thread.announce(&self.node.word);
+        if self.node.word.replace(0, thread.tid()) {
+            return Ok(Some(Held {
+                lock: self,
+                linked: false,
+                recovered: false,
+            }));
+        }
+        let taken = self.lock_slow(thread.tid(), deadline);
+        if !matches!(taken, Ok(Some(_))) {
+            thread.withdraw();
+        }
+        Ok(taken?.map(|recovered| Held {
+            lock: self,
+            linked: false,
+            recovered,
+        }))
+    }
+
+    /// Takes the lock if nobody holds it; nothing otherwise, whoever does.
+    #[inline]
+    pub(crate) fn try_lock(&self) -> Option<Held<'_>> {
+        let thread = this_thread();
+        thread.announce(&self.node.word);
+        if self.node.word.replace(0, thread.tid()) {
+            return Some(Held {
+                lock: self,
+                linked: false,
+                recovered: false,
+            });
+        }
+        thread.withdraw();
+        None
+    }
+
+    /// Takes the lock for a section that can't be given up, as long as it takes.
+    pub(crate) fn lock_always(&self) -> Held<'_> {
+        loop {
+            // A handler runs when the section is over; the section is short.
+            if let Ok(Some(held)) = self.lock(Deadline::NEVER) {
+                return held;
+            }
+        }
+    }
+
+    /// Takes the lock for a section in which others are taken: linked into the thread's list.
+    pub(crate) fn lock_outer(&self) -> Held<'_> {
+        let mut held = self.lock_always();
+        held.linked = true;
+        this_thread().link(&self.node);
+        held
+    }
+
+    /// Whether its holder died and nobody has taken it since.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.node.word.load(Relaxed) & OWNER_DIED != 0
+    }
+
+    #[cold]
+    fn lock_slow(&self, tid: u32, deadline: Deadline) -> Result<Option<bool>> {
+        let word = &self.node.word;
+        if clock::several_processors() {
+            for _ in 0..PAUSES {
+                std::hint::spin_loop();
+                if word.load(Relaxed) == 0 && word.replace(0, tid) {
+                    return Ok(Some(false));
+                }
+            }
+        }
+        loop {
+            let value = word.load(Relaxed);
+            if value & TID == 0 {
+                // Others may sleep here still, so it is taken as if they did.
+                if word.replace(value, tid | WAITERS) {
+                    return Ok(Some(value & OWNER_DIED != 0));
+                }
+                continue;
+            }
+            if deadline.passed() {
+                return Ok(None);
+            }
+            if value & WAITERS == 0 && !word.replace(value, value | WAITERS) {
+                continue;
+            }
+            match word.sleep_while(value | WAITERS, deadline.at_most(LOOK_AGAIN)) {
+                Wake::Interrupted => return Err(Error::Interrupted),
+                Wake::TimedOut if !thread_exists(value & TID) => {
+                    // The kernel didn't mark it: no robust list there, or a lock held inside another.
+                    if word.replace(value | WAITERS, tid | WAITERS) {
+                        return Ok(Some(true));
+                    }
+                }
+                Wake::TimedOut | Wake::Look => {}
+            }
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let thread = this_thread();
+        let word = &self.lock.node.word;
+        if self.linked {
+            thread.announce(word);
+            thread.unlink(&self.lock.node);
+        }
+        if word.swap(0, Release) & WAITERS != 0 {
+            word.wake(1);
+        }
+        thread.withdraw();
+    }
+}

@@ -1,0 +1,120 @@
+//! Places in the tree: claimed by a parent, taken over by its child.
+
+use super::arena::{Arena, Member};
+use super::layout::{SLOTS, state};
+use super::object::{self, ObjectName};
+use super::recovery;
+use crate::sys::identity;
+use crate::sys::word::{Relaxed, Release};
+use crate::{Error, Result};
+use std::os::fd::RawFd;
+
+/// A place in the tree that is kept for a child which is about to be started by exec.
+///
+/// Objects given to it are held for the child from now on, so the parent may drop its own before the child has seen
+/// them. Dropping it gives the place back, unless the child has attached by then.
+#[derive(Debug)]
+pub struct ChildSlot {
+    arena: Arena,
+    slot: u32,
+    generation: u32,
+}
+
+impl Arena {
+    /// Keeps a place for a child that is about to be started by exec.
+    ///
+    /// # Errors
+    /// `Exhausted` when the tree has 1023 processes already.
+    pub fn reserve(&self) -> Result<ChildSlot> {
+        let slot = claim(&self.inner, self.inner.slot())?;
+        let generation = self.inner.slot_at(slot)?.generation.load(Relaxed);
+        Ok(ChildSlot {
+            arena: self.clone(),
+            slot,
+            generation,
+        })
+    }
+}
+
+impl ChildSlot {
+    /// What the child attaches with: `descriptor:slot:generation:id:id`. `descriptor` is the number that the arena's
+    /// memfd has in the child. No secret: whoever has the descriptor has the arena.
+    #[must_use]
+    pub fn token(&self, descriptor: RawFd) -> String {
+        let id = self.arena.inner.header().map_or([0, 0], |header| {
+            [header.id[0].load(Relaxed), header.id[1].load(Relaxed)]
+        });
+        format!(
+            "{descriptor}:{}:{}:{:x}:{:x}",
+            self.slot, self.generation, id[0], id[1]
+        )
+    }
+
+    /// Holds an object for the child.
+    ///
+    /// # Errors
+    /// `Closed` when nobody holds the object any more.
+    pub fn give(&self, name: ObjectName) -> Result<()> {
+        object::hold(&self.arena.inner, name, self.slot)
+    }
+}
+
+impl Drop for ChildSlot {
+    fn drop(&mut self) {
+        // A place that can't be given back now is given back when this process is gone.
+        let _ = give_back(&self.arena.inner, self.slot, self.generation);
+    }
+}
+
+/// Claims a slot, `RESERVED` for a child of the process in slot `parent`; with 0, for this process itself.
+pub(super) fn claim(member: &Member, parent: u32) -> Result<u32> {
+    for attempt in 0..2 {
+        if let Some(slot) = claim_free(member, parent)? {
+            return Ok(slot);
+        }
+        if attempt == 0 {
+            recovery::reap(member)?;
+        }
+    }
+    Err(Error::Exhausted {
+        what: "places for processes in one tree",
+        limit: u64::from(SLOTS) - 1,
+    })
+}
+
+fn claim_free(member: &Member, parent: u32) -> Result<Option<u32>> {
+    let header = member.header()?;
+    // Nothing to repair: a slot is claimed by the one store of its state.
+    let _held = header.registry.lock_always();
+    for number in 1..SLOTS {
+        let slot = member.slot_at(number)?;
+        if slot.state.load(Relaxed) != state::FREE {
+            continue;
+        }
+        slot.life.clear();
+        slot.pid.store(identity::pid(), Relaxed);
+        slot.started
+            .store(if parent == 0 { identity::started() } else { 0 }, Relaxed);
+        slot.parent
+            .store(if parent == 0 { number } else { parent }, Relaxed);
+        slot.generation
+            .store(slot.generation.load(Relaxed).wrapping_add(1), Relaxed);
+        if header.slots_used.load(Relaxed) <= number {
+            header.slots_used.store(number + 1, Relaxed);
+        }
+        slot.state.store(state::RESERVED, Release);
+        return Ok(Some(number));
+    }
+    Ok(None)
+}
+
+/// Gives back a reserved slot whose child never came.
+pub(super) fn give_back(member: &Member, number: u32, generation: u32) -> Result<()> {
+    let slot = member.slot_at(number)?;
+    if slot.generation.load(Relaxed) == generation
+        && slot.state.replace(state::RESERVED, state::DEAD)
+    {
+        recovery::recover(member, number)?;
+    }
+    Ok(())
+}

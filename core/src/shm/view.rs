@@ -1,0 +1,183 @@
+//! References into windows, and copies of bytes: the only code that turns an offset into an address.
+//!
+//! Named invariants, which the SAFETY notes here and in `sys` cite:
+//! - *map-outlives-view*: a window stays mapped as long as the arena that a view borrows.
+//! - *offset-in-bounds*: an offset is checked against its window before it becomes an address.
+//! - *aligned*: windows are page-aligned, and the offset is checked against the type's alignment.
+//! - *any-bits*: a [`Shared`] type is made of atomics, so any bits that another process writes are a valid value, and
+//!   no reference ever sees a plain store.
+#![allow(
+    unsafe_code,
+    reason = "offsets become references here and nowhere else"
+)]
+
+use super::layout::{WINDOWS, window_bytes, window_of, window_start};
+use crate::sys::mapping::Mapping;
+use crate::sys::robust::Node;
+use crate::sys::word::{Cell, Word, point};
+use crate::{Error, Result};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Types that may lie in shared memory: made of [`Word`]s and [`Cell`]s only.
+///
+/// # Safety
+/// *any-bits*: every bit pattern is a valid value, and all access is atomic.
+pub(crate) unsafe trait Shared: Sized {}
+
+// SAFETY: any-bits.
+unsafe impl Shared for Word {}
+// SAFETY: any-bits.
+unsafe impl Shared for Cell {}
+// SAFETY: any-bits: a word and cells.
+unsafe impl Shared for Node {}
+// SAFETY: any-bits, if each element has it.
+unsafe impl<T: Shared, const N: usize> Shared for [T; N] {}
+
+/// Declares a struct of shared memory: its fields in order, each [`Shared`], and its size in bytes, checked.
+macro_rules! shared {
+    ($(#[$doc:meta])* $name:ident: $bytes:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        #[repr(C)]
+        pub(crate) struct $name { $($(#[$field_doc])* pub(crate) $field: $type,)* }
+
+        const _: () = {
+            const fn fields<T: $crate::shm::view::Shared>() {}
+            $(fields::<$type>();)*
+            assert!(size_of::<$name>() == $bytes);
+        };
+
+        #[allow(unsafe_code, reason = "checked field by field above")]
+        // SAFETY: any-bits: each field has it, and the size leaves no room for anything else.
+        unsafe impl $crate::shm::view::Shared for $name {}
+    };
+}
+pub(crate) use shared;
+
+/// The windows of one arena that this process has mapped so far.
+#[derive(Debug)]
+pub(crate) struct Windows {
+    /// For each window its base address less its start, so that adding an offset gives an address; null: not mapped.
+    bases: [AtomicPtr<u8>; WINDOWS],
+    mappings: Mutex<Vec<Mapping>>,
+    file: OwnedFd,
+}
+
+impl Windows {
+    pub(crate) fn new(file: OwnedFd) -> Self {
+        Self {
+            bases: [const { AtomicPtr::new(std::ptr::null_mut()) }; WINDOWS],
+            mappings: Mutex::default(),
+            file,
+        }
+    }
+
+    pub(crate) fn file(&self) -> &OwnedFd {
+        &self.file
+    }
+
+    /// The value of type `T` at `offset`.
+    ///
+    /// # Errors
+    /// `Broken` when no such value can lie there; `Os` when the window can't be mapped.
+    #[inline]
+    pub(crate) fn at<T: Shared>(&self, offset: u64) -> Result<&T> {
+        let address = self.address(offset, size_of::<T>())?;
+        if !offset.is_multiple_of(align_of::<T>() as u64) {
+            return Err(Error::Broken {
+                what: "the alignment of an offset",
+            });
+        }
+        // SAFETY: offset-in-bounds and aligned, checked above; map-outlives-view; any-bits.
+        Ok(unsafe { &*address.cast::<T>() })
+    }
+
+    /// Copies bytes out of shared memory.
+    #[inline]
+    pub(crate) fn read(&self, offset: u64, to: &mut [u8]) -> Result<()> {
+        let from = self.address(offset, to.len())?;
+        // SAFETY: offset-in-bounds, map-outlives-view; `to` is this process' own, so they don't overlap.
+        unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    /// Appends bytes of shared memory to a vector, without filling it first.
+    #[inline]
+    pub(crate) fn append(&self, offset: u64, length: usize, to: &mut Vec<u8>) -> Result<()> {
+        let from = self.address(offset, length)?;
+        to.reserve(length);
+        // SAFETY: the vector has room for them, just reserved.
+        let end = unsafe { to.as_mut_ptr().add(to.len()) };
+        // SAFETY: offset-in-bounds, map-outlives-view; the vector is this process' own, so they don't overlap.
+        unsafe { std::ptr::copy_nonoverlapping(from, end, length) };
+        // SAFETY: the bytes up to there have just been written.
+        unsafe { to.set_len(to.len() + length) };
+        Ok(())
+    }
+
+    /// Copies bytes into shared memory that belongs to the caller until it publishes them.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn write(&self, offset: u64, from: &[u8]) -> Result<()> {
+        point();
+        let to = self.address(offset, from.len())?;
+        // SAFETY: offset-in-bounds, map-outlives-view; `from` is this process' own, so they don't overlap.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
+        Ok(())
+    }
+
+    #[inline]
+    fn address(&self, offset: u64, bytes: usize) -> Result<*mut u8> {
+        let window = window_of(offset);
+        let Some(slot) = self.bases.get(window) else {
+            return Err(Error::Broken {
+                what: "an offset beyond the arena",
+            });
+        };
+        if offset - window_start(window) + bytes as u64 > window_bytes(window) {
+            return Err(Error::Broken {
+                what: "an extent across windows",
+            });
+        }
+        let mut base = slot.load(Ordering::Acquire);
+        if base.is_null() {
+            base = self.map(window)?;
+        }
+        // Offsets fit an address: windows are mapped, and this is a 64-bit system (checked in `layout`).
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "64-bit only, see layout.rs"
+        )]
+        Ok(base.wrapping_add(offset as usize))
+    }
+
+    #[cold]
+    fn map(&self, window: usize) -> Result<*mut u8> {
+        let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
+        let base = self.bases[window].load(Ordering::Acquire);
+        if !base.is_null() {
+            return Ok(base);
+        }
+        let start = window_start(window);
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "64-bit only, see layout.rs"
+        )]
+        let mapping = Mapping::new(self.file.as_fd(), start, window_bytes(window) as usize)?;
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "64-bit only, see layout.rs"
+        )]
+        let base = mapping.base().as_ptr().wrapping_sub(start as usize);
+        mappings.push(mapping);
+        self.bases[window].store(base, Ordering::Release);
+        Ok(base)
+    }
+
+    /// Holds the table of mappings still while the process forks.
+    pub(crate) fn freeze(&self) -> std::sync::MutexGuard<'_, Vec<Mapping>> {
+        self.mappings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,120 @@
+//! A sealed memfd, and windows of it mapped shared.
+#![allow(unsafe_code, reason = "mmap and munmap")]
+
+use super::failed;
+use crate::{Error, Result};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+
+/// Makes an anonymous file that can grow and never shrink, closed on exec, for this user only.
+///
+/// The seals keep a sibling's `ftruncate` from turning our reads into SIGBUS. Source: memfd_create(2), fcntl(2).
+pub(crate) fn create() -> Result<OwnedFd> {
+    const NAME: &str = "procession";
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = rustix::fs::memfd_create(NAME, flags | MemfdFlags::NOEXEC_SEAL)
+        // Kernels before 6.3 don't know the flag.
+        .or_else(|_| rustix::fs::memfd_create(NAME, flags))
+        .map_err(|errno| failed("memfd_create", errno))?;
+    rustix::fs::fchmod(&file, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+        .map_err(|errno| failed("fchmod", errno))?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::SEAL)
+        .map_err(|errno| failed("fcntl(F_ADD_SEALS)", errno))?;
+    Ok(file)
+}
+
+/// Takes over a descriptor that was inherited across exec, and closes it on the next exec.
+///
+/// # Errors
+/// `Malformed` when it isn't a descriptor of an anonymous file sealed as ours are.
+pub(crate) fn inherit(descriptor: RawFd) -> Result<OwnedFd> {
+    const WHAT: Error = Error::Malformed {
+        what: "inherited descriptor of the arena",
+        at: 0,
+    };
+    if descriptor < 0 {
+        return Err(WHAT);
+    }
+    // SAFETY: descriptor-inherited: borrowed for this one call, which fails cleanly for a number that isn't open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    let seals = rustix::fs::fcntl_get_seals(borrowed).map_err(|_| WHAT)?;
+    if !seals.contains(SealFlags::SHRINK) {
+        return Err(WHAT);
+    }
+    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)
+        .map_err(|errno| failed("fcntl(F_SETFD)", errno))?;
+    // SAFETY: descriptor-inherited: the parent left it to this process for this call alone, and it was just seen open.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Gives `bytes` at `offset` memory of their own, so that touching them can't fail later.
+///
+/// # Errors
+/// `Os` with ENOSPC, ENOMEM or EFBIG when there is no memory for them, or the limit of file size forbids them.
+pub(crate) fn allocate(file: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
+    const CALL: &str = "fallocate";
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+    if limit.is_some_and(|limit| offset + bytes > limit) {
+        // The call itself would send SIGXFSZ, which kills.
+        return Err(failed(CALL, rustix::io::Errno::FBIG));
+    }
+    loop {
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), offset, bytes) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return result.map_err(|errno| failed(CALL, errno)),
+        }
+    }
+}
+
+/// Hands the memory of `bytes` at `offset` back to the system; they read as zero afterwards.
+pub(crate) fn punch(file: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(file, flags, offset, bytes).map_err(|errno| failed("fallocate", errno))
+}
+
+/// A part of a file, mapped shared, for reading and writing, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: map-outlives-view: the address is the same in all threads, and all access goes through atomics and copies.
+unsafe impl Send for Mapping {}
+// SAFETY: map-outlives-view, as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `bytes` of `file` at `offset`. They may lie past its end: touching those is the caller's to avoid.
+    pub(crate) fn new(file: impl AsFd, offset: u64, bytes: usize) -> Result<Self> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the kernel chooses the address, so no mapping of anybody else is replaced.
+        let address = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                protection,
+                MapFlags::SHARED,
+                file,
+                offset,
+            )
+        }
+        .map_err(|errno| failed("mmap", errno))?;
+        let base = NonNull::new(address.cast()).ok_or(Error::Broken { what: "a mapping" })?;
+        Ok(Self { base, bytes })
+    }
+
+    /// Its first byte in this process.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: map-outlives-view: views borrow the arena that owns this mapping, so none is left.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}

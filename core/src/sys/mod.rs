@@ -1,0 +1,27 @@
+//! Linux. The only module that names rustix or libc: everything above it can be read without knowing a flag.
+//!
+//! Each file wraps one thing of the kernel's or the C library's, and gives back owned handles, [`Error`](crate::Error)
+//! with the name of the call, or a plain value.
+
+pub(crate) mod clock;
+#[cfg(crash_points)]
+pub mod crash;
+pub(crate) mod fork;
+pub(crate) mod identity;
+pub(crate) mod mapping;
+pub(crate) mod robust;
+pub(crate) mod word;
+
+use crate::Error;
+
+/// The core's error for a system call that failed: `Interrupted` for EINTR, which callers wait again after.
+pub(crate) fn failed(call: &'static str, errno: rustix::io::Errno) -> Error {
+    if errno == rustix::io::Errno::INTR {
+        Error::Interrupted
+    } else {
+        Error::Os {
+            call,
+            errno: errno.raw_os_error(),
+        }
+    }
+}

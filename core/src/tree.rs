@@ -1,0 +1,31 @@
+//! The arena of a tree of processes, with everything in it that recovery must know.
+
+use crate::Result;
+use crate::queue;
+use crate::shm::Arena;
+use crate::shm::recovery::Recovery;
+use crate::sync::lock;
+
+static RECOVERIES: [Recovery; 2] = [lock::RECOVERY, queue::RECOVERY];
+
+impl Arena {
+    /// Makes a new arena, with this process as its first member.
+    ///
+    /// About 150 µs; 256 KiB of memory, one descriptor.
+    ///
+    /// # Errors
+    /// `Os` when the system refuses memory, a descriptor or a mapping.
+    pub fn create() -> Result<Self> {
+        Self::found(&RECOVERIES)
+    }
+
+    /// Joins the arena of the process that started this one, with the token of its
+    /// [`ChildSlot`](crate::shm::ChildSlot); takes over the descriptor that the token names.
+    ///
+    /// # Errors
+    /// `Malformed` when the token or the descriptor is not of that form, `Misuse` when they belong to another arena,
+    /// another version of procession, or a child that has attached already.
+    pub fn attach(token: &str) -> Result<Self> {
+        Self::join(token, &RECOVERIES)
+    }
+}

@@ -1,0 +1,264 @@
+//! `Queue`: what `procession.queues.Queue` inherits.
+
+use crate::blocking;
+use crate::error::raise;
+use crate::{pickle, tree};
+use procession_core::{Extent, ObjectName, Put, Taken};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
+use std::cell::Cell;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A message's tag: it is a pickle.
+const PICKLE: u8 = 0;
+/// A message's tag: it is the bytes themselves, put as a `bytes` object.
+const BYTES: u8 = 1;
+/// Messages longer than this are copied without the interpreter. Letting go of it costs as much as copying 1 KiB;
+/// another thread may take it for 5 ms, so small messages are quicker with it.
+const COPY_ATTACHED_MAX: usize = 64 << 10;
+
+thread_local! {
+    /// Where small messages are copied to before they are decoded: taken while in use.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A queue of objects between processes, without a feeder thread: `put` has stored the object when it returns.
+#[pyclass(subclass, frozen, module = "procession._core")]
+pub(crate) struct Queue {
+    queue: OnceLock<procession_core::Queue>,
+    /// `close` was called: nothing is put or got here by this object any more.
+    closed: AtomicBool,
+}
+
+#[pymethods]
+impl Queue {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self {
+            queue: OnceLock::new(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    #[pyo3(signature = (maxsize=0, *, ctx=None))]
+    fn __init__(&self, maxsize: i64, ctx: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let _ = ctx;
+        // More than can be counted is no limit.
+        let capacity = u32::try_from(maxsize).ok().filter(|capacity| *capacity > 0);
+        let queue = procession_core::Queue::new(tree::arena()?, capacity).map_err(raise)?;
+        self.queue
+            .set(queue)
+            .map_err(|_| PyRuntimeError::new_err("the queue is made already"))
+    }
+
+    /// Puts an object; `queue.Full` if there is no room at once (block=False) or within timeout seconds.
+    #[pyo3(signature = (obj, block=true, timeout=None))]
+    fn put(
+        slf: &Bound<'_, Self>,
+        obj: &Bound<'_, PyAny>,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<()> {
+        let (py, queue) = (slf.py(), slf.get().open(slf)?);
+        if let Ok(bytes) = obj.cast_exact::<PyBytes>() {
+            return store(py, queue, BYTES, &[bytes.as_bytes()], block, timeout);
+        }
+        let pieces = match pickle::dumps(py, obj) {
+            Ok(pieces) => pieces,
+            Err(error) => {
+                let error = error.into_value(py);
+                slf.call_method1(intern!(py, "_on_queue_feeder_error"), (error, obj))?;
+                return Ok(());
+            }
+        };
+        match &pieces[..] {
+            [piece] => store(py, queue, PICKLE, &[piece.as_bytes(py)], block, timeout),
+            _ => {
+                let parts: Vec<_> = pieces.iter().map(|piece| piece.as_bytes(py)).collect();
+                store(py, queue, PICKLE, &parts, block, timeout)
+            }
+        }
+    }
+
+    /// Gets an object; `queue.Empty` if there is none at once (block=False) or within timeout seconds.
+    #[pyo3(signature = (block=true, timeout=None))]
+    fn get<'py>(
+        slf: &Bound<'py, Self>,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (py, queue) = (slf.py(), slf.get().open(slf)?);
+        let mut buffer = BUFFER.take();
+        buffer.clear();
+        let taken = take(py, queue, &mut buffer, block, timeout);
+        let object = match taken {
+            Ok(Some(taken)) => decode(py, &taken, &buffer),
+            Ok(None) => Err(exception(py, "Empty")),
+            Err(error) => Err(error),
+        };
+        BUFFER.set(buffer);
+        object
+    }
+
+    fn put_nowait(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+        // Through the class, as the standard's: a subclass that overrides put has its own called.
+        slf.call_method1(intern!(slf.py(), "put"), (obj, false))
+            .map(drop)
+    }
+
+    fn get_nowait<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.call_method1(intern!(slf.py(), "get"), (false,))
+    }
+
+    /// Messages that were put and not got.
+    fn qsize(&self) -> PyResult<u64> {
+        self.get_queue()?.len().map_err(raise)
+    }
+
+    fn empty(&self) -> PyResult<bool> {
+        self.get_queue()?.is_empty().map_err(raise)
+    }
+
+    fn full(&self) -> PyResult<bool> {
+        let queue = self.get_queue()?;
+        let capacity = queue.capacity().map_err(raise)?;
+        let length = queue.len().map_err(raise)?;
+        Ok(capacity.is_some_and(|capacity| length >= u64::from(capacity)))
+    }
+
+    /// Says that this process puts and gets nothing here any more.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether `close` was called.
+    #[getter]
+    fn _closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Messages that were lost with a getter that was killed.
+    #[getter]
+    fn _lost(&self) -> PyResult<u64> {
+        self.get_queue()?.lost().map_err(raise)
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        let py = slf.py();
+        let queue = slf.get().get_queue()?;
+        let (offset, serial) = tree::pickled(py, queue.name(), || queue.escape())?;
+        let open = py.import("procession._core")?.getattr("open_queue")?;
+        // What a subclass keeps in its instances goes along.
+        let state = slf.getattr_opt(intern!(py, "__dict__"))?;
+        (open, (slf.get_type(), offset, serial), state).into_pyobject(py)
+    }
+}
+
+impl Queue {
+    fn get_queue(&self) -> PyResult<&procession_core::Queue> {
+        self.queue
+            .get()
+            .ok_or_else(|| PyRuntimeError::new_err("the queue's __init__ was not called"))
+    }
+
+    fn open(&self, slf: &Bound<'_, Self>) -> PyResult<&procession_core::Queue> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(PyValueError::new_err(format!(
+                "Queue {} is closed",
+                slf.repr()?
+            )));
+        }
+        self.get_queue()
+    }
+}
+
+/// Puts a message: at once if that can be done, else without the interpreter.
+fn store(
+    py: Python<'_>,
+    queue: &procession_core::Queue,
+    tag: u8,
+    parts: &[&[u8]],
+    block: bool,
+    timeout: Option<f64>,
+) -> PyResult<()> {
+    if queue.try_put(tag, parts).map_err(raise)? {
+        return Ok(());
+    }
+    let deadline = blocking::deadline(block, timeout);
+    match blocking::wait(py, || queue.put(tag, parts, deadline))? {
+        Put::Stored => Ok(()),
+        Put::Full => Err(exception(py, "Full")),
+    }
+}
+
+/// Takes a message: at once if there is one, else without the interpreter.
+fn take(
+    py: Python<'_>,
+    queue: &procession_core::Queue,
+    buffer: &mut Vec<u8>,
+    block: bool,
+    timeout: Option<f64>,
+) -> PyResult<Option<Taken>> {
+    if let Some(taken) = queue.try_get_into(buffer).map_err(raise)? {
+        return Ok(Some(taken));
+    }
+    let deadline = blocking::deadline(block, timeout);
+    blocking::wait_mut(py, || queue.get_into(buffer, deadline))
+}
+
+/// The object of a message. User code may run: no lock of ours is held.
+fn decode<'py>(py: Python<'py>, taken: &Taken, buffer: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let bytes = match &taken.extent {
+        None => PyBytes::new(py, buffer),
+        Some(extent) => copy_out(py, extent)?,
+    };
+    if taken.tag == BYTES {
+        Ok(bytes.into_any())
+    } else {
+        pickle::loads(py, &bytes)
+    }
+}
+
+fn copy_out<'py>(py: Python<'py>, extent: &Extent) -> PyResult<Bound<'py, PyBytes>> {
+    PyBytes::new_with(py, extent.len(), |to| {
+        if to.len() <= COPY_ATTACHED_MAX {
+            extent.copy_to(to)
+        } else {
+            py.detach(|| extent.copy_to(to))
+        }
+        .map_err(raise)
+    })
+}
+
+/// An exception of the standard module `queue`.
+fn exception(py: Python<'_>, name: &str) -> PyErr {
+    static MODULE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    MODULE
+        .get_or_try_init(py, || {
+            py.import("queue").map(|module| module.into_any().unbind())
+        })
+        .and_then(|module| module.bind(py).getattr(name)?.call0())
+        .map_or_else(|error| error, PyErr::from_value)
+}
+
+/// Makes an object of `class`, a `Queue`, that holds the queue of that name: what its pickle calls.
+#[pyfunction]
+pub(crate) fn open_queue<'py>(
+    class: &Bound<'py, PyType>,
+    offset: u64,
+    serial: u64,
+) -> PyResult<Bound<'py, PyAny>> {
+    let object = class.call_method1("__new__", (class,))?;
+    let queue = procession_core::Queue::open(tree::arena()?, ObjectName { offset, serial });
+    let _ = object
+        .cast::<Queue>()?
+        .get()
+        .queue
+        .set(queue.map_err(raise)?);
+    Ok(object)
+}

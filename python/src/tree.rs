@@ -1,0 +1,135 @@
+//! This interpreter's place in its tree of processes.
+
+use crate::error::raise;
+use procession_core::{Arena, ObjectName};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+static ARENA: OnceLock<Arena> = OnceLock::new();
+static MAKING: Mutex<()> = Mutex::new(());
+
+/// The tree's arena; made at the first call in a process that was not started by another one of ours.
+pub(crate) fn arena() -> PyResult<&'static Arena> {
+    if let Some(arena) = ARENA.get() {
+        return Ok(arena);
+    }
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(arena) = ARENA.get() {
+        return Ok(arena);
+    }
+    let arena = Arena::create().map_err(raise)?;
+    Ok(ARENA.get_or_init(|| arena))
+}
+
+/// A place in the tree that is kept for a child which is about to be started by exec.
+#[pyclass(module = "procession._core")]
+pub(crate) struct ChildSlot(Option<procession_core::ChildSlot>);
+
+#[pymethods]
+impl ChildSlot {
+    /// What the child attaches with, if it gets the arena's memfd as `descriptor`.
+    fn token(&self, descriptor: RawFd) -> PyResult<String> {
+        Ok(self.get()?.token(descriptor))
+    }
+
+    /// Holds the object of that name for the child.
+    fn give(&self, offset: u64, serial: u64) -> PyResult<()> {
+        self.get()?
+            .give(ObjectName { offset, serial })
+            .map_err(raise)
+    }
+
+    /// Gives the place back, unless the child has attached by now.
+    fn release(&mut self, py: Python<'_>) {
+        let slot = self.0.take();
+        py.detach(|| drop(slot));
+    }
+}
+
+impl ChildSlot {
+    fn get(&self) -> PyResult<&procession_core::ChildSlot> {
+        self.0
+            .as_ref()
+            .ok_or_else(|| PyRuntimeError::new_err("the child's place was given back"))
+    }
+}
+
+/// Keeps a place for a child that is about to be started by exec.
+#[pyfunction]
+pub(crate) fn child_slot(py: Python<'_>) -> PyResult<ChildSlot> {
+    let arena = arena()?;
+    Ok(ChildSlot(Some(
+        py.detach(|| arena.reserve()).map_err(raise)?,
+    )))
+}
+
+/// The descriptor of the arena's memfd.
+#[pyfunction]
+pub(crate) fn arena_descriptor() -> PyResult<RawFd> {
+    Ok(arena()?.descriptor().as_raw_fd())
+}
+
+/// Joins the tree of the process that started this one.
+#[pyfunction]
+pub(crate) fn attach(token: &str) -> PyResult<()> {
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    if ARENA.get().is_some() {
+        return Err(PyRuntimeError::new_err(
+            "this process is a member of a tree already",
+        ));
+    }
+    let arena = Arena::attach(token).map_err(raise)?;
+    ARENA.get_or_init(|| arena);
+    Ok(())
+}
+
+/// Marks this process as leaving normally. Does nothing in one that never joined a tree.
+#[pyfunction]
+pub(crate) fn leave() {
+    if let Some(arena) = ARENA.get() {
+        arena.leave();
+    }
+}
+
+/// Gives back what processes held that are gone by now.
+#[pyfunction]
+pub(crate) fn reap(py: Python<'_>) -> PyResult<()> {
+    ARENA
+        .get()
+        .map_or(Ok(()), |arena| py.detach(|| arena.reap()).map_err(raise))
+}
+
+/// What the arena holds at this moment, checked: see the core's `Census`.
+#[pyfunction]
+pub(crate) fn census(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let census = arena()?.census().map_err(raise)?;
+    let counts = PyDict::new(py);
+    counts.set_item("processes", census.processes)?;
+    counts.set_item("objects", census.objects)?;
+    counts.set_item("owned_bytes", census.owned_bytes)?;
+    counts.set_item("linked_bytes", census.linked_bytes)?;
+    counts.set_item("warm_bytes", census.warm_bytes)?;
+    counts.set_item("allocated_bytes", census.allocated_bytes)?;
+    Ok(counts)
+}
+
+/// The name under which an object goes into a pickle. While a child is being spawned its place holds the object too;
+/// any other pickle may be a message, so the object lives on without a holder.
+pub(crate) fn pickled(
+    py: Python<'_>,
+    name: ObjectName,
+    escape: impl FnOnce() -> procession_core::Result<ObjectName>,
+) -> PyResult<(u64, u64)> {
+    let popen = py
+        .import("procession.context")?
+        .call_method0("get_spawning_popen")?;
+    if popen.is_none() {
+        escape().map_err(raise)?;
+    } else {
+        popen.call_method1("give", (name.offset, name.serial))?;
+    }
+    Ok((name.offset, name.serial))
+}
