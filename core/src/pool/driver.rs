@@ -1,6 +1,5 @@
 //! The pool's own end: the scheduler's decisions carried to the queues, and news from the queues to the scheduler.
 
-use super::awake::Awake;
 use super::seat::{FAULTY, ID_BYTES, NOTICES, NUDGE, READY, RETIRED, Seat, send};
 use super::{Action, Limits, Phase, Refused, Scheduler, TaskId, WorkerId};
 use crate::queue::Taken;
@@ -18,7 +17,6 @@ use std::time::Instant;
 pub struct Driver<T, X> {
     tasks: Queue,
     answers: Queue,
-    awake: Awake,
     brain: Mutex<Brain<T, X>>,
 }
 
@@ -63,7 +61,6 @@ impl<T, X: Clone> Driver<T, X> {
         Ok(Self {
             tasks: Queue::new(arena, None)?,
             answers: Queue::new(arena, None)?,
-            awake: Awake::default(),
             brain: Mutex::new(Brain {
                 scheduler,
                 claims: BTreeMap::new(),
@@ -83,7 +80,6 @@ impl<T, X: Clone> Driver<T, X> {
             tasks: self.tasks.clone(),
             answers: self.answers.clone(),
             claim,
-            awake: Awake::default(),
         })
     }
 
@@ -123,7 +119,6 @@ impl<T, X: Clone> Driver<T, X> {
     /// # Errors
     /// As [`Queue::get`].
     pub fn next(&self, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<Option<Taken>> {
-        self.awake.wait(|| self.has_news().unwrap_or(true));
         self.answers.get_into(buffer, deadline)
     }
 

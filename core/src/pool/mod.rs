@@ -7,7 +7,6 @@
 //!
 //! The invariant: each task that was accepted gets exactly one answer, whoever dies meanwhile.
 
-mod awake;
 pub mod batch;
 pub mod driver;
 pub mod scheduler;

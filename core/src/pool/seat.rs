@@ -12,7 +12,6 @@
 //!   8       faulty: what its initializer failed with, UTF-8
 //! ```
 
-use super::awake::Awake;
 use super::{TaskId, WorkerId};
 use crate::queue::Extent;
 use crate::shm::{Arena, ObjectName};
@@ -37,7 +36,6 @@ pub struct Seat {
     pub(super) tasks: Queue,
     pub(super) answers: Queue,
     pub(super) claim: Claim,
-    pub(super) awake: Awake,
 }
 
 /// A task that was taken: the face's bytes are in the buffer behind [`Task::START`], or in the extent.
@@ -68,7 +66,6 @@ impl Seat {
             tasks: Queue::open(arena, tasks)?,
             answers: Queue::open(arena, answers)?,
             claim: Claim::open(arena, claim)?,
-            awake: Awake::default(),
         })
     }
 
@@ -89,22 +86,7 @@ impl Seat {
     /// # Errors
     /// `Closed` when no task will come any more, `Interrupted` when a signal handler ran while it slept.
     pub fn take(&self, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<Option<Task>> {
-        let mut taken = None;
-        while taken.is_none()
-            && self
-                .awake
-                .wait(|| self.tasks.is_empty().is_ok_and(|empty| !empty))
-        {
-            // Another worker may have been quicker: then the wait goes on.
-            taken = self
-                .tasks
-                .get_claiming(&self.claim, buffer, Deadline::now())?;
-        }
-        let taken = match taken {
-            Some(taken) => Some(taken),
-            None => self.tasks.get_claiming(&self.claim, buffer, deadline)?,
-        };
-        let Some(taken) = taken else {
+        let Some(taken) = self.tasks.get_claiming(&self.claim, buffer, deadline)? else {
             return Ok(None);
         };
         let id = TaskId::from_bits(self.claim.value()?).ok_or(Error::Broken {
