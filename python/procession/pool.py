@@ -498,7 +498,10 @@ class Pool(_core.Pool):
         util.debug('finalizing pool')
         if os.getpid() == staff.pid:
             staff.ended = True
-            handle.terminate()
+            if util.is_exiting():
+                handle.freeze()
+            else:
+                handle.terminate()
             staff.end()
 
     def __enter__(self):

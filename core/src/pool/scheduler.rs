@@ -85,12 +85,24 @@ pub enum Failure<X> {
 /// Why a task wasn't accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// The pool was closed, or terminated.
+    /// The pool was closed.
     Closed,
+    /// The pool was terminated.
+    Terminated,
     /// The pool broke: its workers die as they start.
     Broken,
     /// More tasks are unanswered than ids can name.
     Full,
+}
+
+impl Refused {
+    fn by(phase: Phase) -> Self {
+        match phase {
+            Phase::Broken => Self::Broken,
+            Phase::Terminated => Self::Terminated,
+            Phase::Running | Phase::Closing | Phase::Stopping => Self::Closed,
+        }
+    }
 }
 
 /// What a pool is up to; the table stands at the top of the file.
@@ -242,8 +254,7 @@ impl<T, X: Clone> Scheduler<T, X> {
         match self.phase {
             Phase::Running => self.tasks.insert(ticket),
             Phase::Closing if self.feeds > 0 => self.tasks.insert(ticket),
-            Phase::Broken => Err((ticket, Refused::Broken)),
-            _ => Err((ticket, Refused::Closed)),
+            phase => Err((ticket, Refused::by(phase))),
         }
     }
 
@@ -272,8 +283,7 @@ impl<T, X: Clone> Scheduler<T, X> {
                 self.feeds += 1;
                 Ok(())
             }
-            Phase::Broken => Err(Refused::Broken),
-            _ => Err(Refused::Closed),
+            phase => Err(Refused::by(phase)),
         }
     }
 

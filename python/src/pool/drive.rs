@@ -16,13 +16,13 @@ use crate::error::raise;
 use crate::tree;
 use procession_core::pool::{Action, Driver, Failure, News, Phase, Refused, Submitted, WorkerId};
 use procession_core::{Deadline, Error, Taken};
-use pyo3::exceptions::{PyException, PyRuntimeError};
+use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -82,6 +82,8 @@ pub(super) struct Shared {
     /// What an initializer failed with.
     fault: Mutex<Option<String>>,
     forks: u32,
+    /// The interpreter ends; this thread ends it.
+    frozen: OnceLock<ThreadId>,
 }
 
 /// Who drives, and who would like to.
@@ -128,6 +130,7 @@ impl Shared {
             gone: Mutex::default(),
             fault: Mutex::default(),
             forks: FORKS.load(Ordering::Relaxed),
+            frozen: OnceLock::new(),
         }))
     }
 
@@ -193,16 +196,18 @@ impl Shared {
 
     pub(super) fn refusal(&self, py: Python<'_>, refused: Refused) -> PyErr {
         match refused {
-            Refused::Closed => pyo3::exceptions::PyValueError::new_err("Pool not running"),
+            Refused::Closed => PyValueError::new_err("Pool not running"),
             Refused::Full => PyRuntimeError::new_err("more than 4 billion tasks are unanswered"),
-            Refused::Broken => {
-                let error = self.failure(py, "broken", None);
-                error.map_or_else(
-                    |error| error,
-                    |error| PyErr::from_value(error.into_bound(py)),
-                )
-            }
+            Refused::Terminated => self.failure_error(py, "terminated"),
+            Refused::Broken => self.failure_error(py, "broken"),
         }
+    }
+
+    fn failure_error(&self, py: Python<'_>, why: &str) -> PyErr {
+        self.failure(py, why, None).map_or_else(
+            |error| error,
+            |error| PyErr::from_value(error.into_bound(py)),
+        )
     }
 
     /// Whether fed jobs may submit more: below the whole window, or below half of it to begin again.
@@ -248,7 +253,7 @@ impl Shared {
             if deadline.passed() {
                 return Ok(false);
             }
-            py.detach(|| self.wait_for_change(seen, deadline.at_most(LOOK)));
+            self.wait(py, seen, deadline.at_most(LOOK));
             py.check_signals()?;
             if done() {
                 return Ok(true);
@@ -326,6 +331,7 @@ impl Shared {
         buffer.clear();
         lock(&self.turn).asleep = true;
         let taken = py.detach(|| self.core.next(buffer, until));
+        self.stay_if_frozen(py);
         lock(&self.turn).asleep = false;
         match taken {
             Ok(Some(taken)) => {
@@ -544,8 +550,39 @@ impl Shared {
         self.wake_helper(py, true);
     }
 
+    /// The interpreter ends. Nobody is told any more: a thread that waits at this moment is a daemon, and would only
+    /// print its exception into the end of the others. It waits on, as in the standard library.
+    pub(super) fn freeze(&self) -> PyResult<()> {
+        let _ = self.frozen.set(thread::current().id());
+        self.core.with(procession_core::pool::Scheduler::terminate);
+        let mut kept = Vec::new();
+        while let Some(action) = self.core.next_action().map_err(raise)? {
+            kept.push(action);
+        }
+        // Their results are asked for by nobody, and user code would run to drop them.
+        std::mem::forget(kept);
+        self.tell_all()
+    }
+
+    /// Waits for ever if the interpreter ends, unless in the thread that ends it.
+    fn stay_if_frozen(&self, py: Python<'_>) {
+        let ends = |by: &ThreadId| *by != thread::current().id();
+        if self.frozen.get().is_some_and(ends) {
+            py.detach(|| {
+                loop {
+                    thread::park();
+                }
+            });
+        }
+    }
+
     /// Sleeps until something changes that was not `seen`.
-    pub(super) fn wait_for_change(&self, seen: u64, until: Deadline) {
+    pub(super) fn wait(&self, py: Python<'_>, seen: u64, until: Deadline) {
+        py.detach(|| self.wait_for_change(seen, until));
+        self.stay_if_frozen(py);
+    }
+
+    fn wait_for_change(&self, seen: u64, until: Deadline) {
         let turn = lock(&self.turn);
         if turn.changes == seen {
             match until.remaining() {

@@ -1,6 +1,6 @@
 //! Jobs whose tasks are submitted bit by bit, as many as keep the workers busy.
 
-use super::drive::Shared;
+use super::drive::{LOOK, Shared};
 use super::lock;
 use super::result::Job;
 use super::task::{Function, form};
@@ -140,10 +140,7 @@ impl Feeder {
                 turn.watching += 1;
                 turn.changes
             };
-            py.detach(|| {
-                self.shared
-                    .wait_for_change(seen, Deadline::NEVER.at_most(super::drive::LOOK));
-            });
+            self.shared.wait(py, seen, Deadline::after(LOOK));
             lock(&self.shared.turn).watching -= 1;
         }
         Ok(true)

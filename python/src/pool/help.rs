@@ -91,6 +91,11 @@ impl PoolHandle {
         self.0.tell_all()
     }
 
+    /// Ends the pool together with the interpreter.
+    fn freeze(&self) -> PyResult<()> {
+        self.0.freeze()
+    }
+
     /// Waits until everything is answered and every callback has run.
     fn finish(&self, py: Python<'_>) -> PyResult<()> {
         let finished = || self.0.is_idle() && self.0.helper_is_quiet();
@@ -168,7 +173,7 @@ impl Shared {
                     continue;
                 }
             };
-            py.detach(|| self.wait_for_change(seen, until));
+            self.wait(py, seen, until);
         }
     }
 
