@@ -10,6 +10,7 @@
 
 pub mod deadline;
 pub mod error;
+pub mod pool;
 pub mod queue;
 pub mod shm;
 pub mod sync;

@@ -7,6 +7,7 @@
 mod blocking;
 mod error;
 mod pickle;
+mod pool;
 mod queue;
 mod sync;
 mod tree;
@@ -17,9 +18,19 @@ use pyo3::prelude::*;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<sync::Lock>()?;
     module.add_class::<queue::Queue>()?;
+    module.add_class::<pool::Pool>()?;
+    module.add_class::<pool::ApplyResult>()?;
+    module.add_class::<pool::MapResult>()?;
+    module.add_class::<pool::IMapIterator>()?;
+    module.add_class::<pool::IMapUnorderedIterator>()?;
+    module.add_class::<pool::PoolHandle>()?;
+    module.add_class::<pool::Feeder>()?;
+    module.add_class::<pool::WorkerSeat>()?;
     module.add_class::<tree::ChildSlot>()?;
     module.add_function(wrap_pyfunction!(sync::open_lock, module)?)?;
     module.add_function(wrap_pyfunction!(queue::open_queue, module)?)?;
+    module.add_function(wrap_pyfunction!(pool::open_seat, module)?)?;
+    module.add_function(wrap_pyfunction!(pool::forget_pools, module)?)?;
     module.add_function(wrap_pyfunction!(tree::child_slot, module)?)?;
     module.add_function(wrap_pyfunction!(tree::arena_descriptor, module)?)?;
     module.add_function(wrap_pyfunction!(tree::attach, module)?)?;

@@ -58,6 +58,19 @@ impl Extent {
             .read(self.offset, &mut to[..length])
     }
 
+    /// Copies its bytes from `at` on, as many as fit, and says how many that were.
+    ///
+    /// # Errors
+    /// `Os` when its window can't be mapped.
+    pub fn copy_from(&self, at: usize, to: &mut [u8]) -> Result<usize> {
+        let length = to.len().min(self.length.saturating_sub(at));
+        self.arena
+            .inner
+            .windows()
+            .read(self.offset + at as u64, &mut to[..length])?;
+        Ok(length)
+    }
+
     /// Appends its bytes to a vector.
     ///
     /// # Errors
