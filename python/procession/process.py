@@ -1,0 +1,338 @@
+"""Processes. See the standard library's `multiprocessing.process`."""
+
+__all__ = ['BaseProcess', 'current_process', 'active_children', 'parent_process']
+
+import itertools
+import os
+import signal
+import sys
+import threading
+import traceback
+from _weakrefset import WeakSet
+
+try:
+    ORIGINAL_DIR = os.path.abspath(os.getcwd())
+except OSError:
+    ORIGINAL_DIR = None
+
+
+def current_process():
+    """The object of the current process."""
+    return _current_process
+
+
+def active_children():
+    """The current process' children that are alive; joins those that have ended."""
+    _cleanup()
+    return list(_children)
+
+
+def parent_process():
+    """The object of the process that started this one, or None in the first."""
+    return _parent_process
+
+
+def _cleanup():
+    for child in list(_children):
+        if (popen := child._popen) and popen.poll() is not None:
+            _children.discard(child)
+
+
+class BaseProcess:
+    """A function or a `run` method that runs in a process of its own, as `threading.Thread` does in a thread."""
+
+    def _Popen(self):
+        raise NotImplementedError
+
+    def __init__(self, group=None, target=None, name=None, args=(), kwargs={}, *, daemon=None):
+        assert group is None, 'group argument must be None for now'
+        self._identity = _current_process._identity + (next(_process_counter),)
+        self._config = _current_process._config.copy()
+        self._parent_pid = os.getpid()
+        self._parent_name = _current_process.name
+        self._popen = None
+        self._closed = False
+        self._target = target
+        self._args = tuple(args)
+        self._kwargs = dict(kwargs)
+        self._name = name or f"{type(self).__name__}-{':'.join(map(str, self._identity))}"
+        if daemon is not None:
+            self.daemon = daemon
+        _dangling.add(self)
+
+    def _check_closed(self):
+        if self._closed:
+            raise ValueError('process object is closed')
+
+    def run(self):
+        """What the process does: calls the target, unless a subclass overrides it."""
+        if self._target:
+            self._target(*self._args, **self._kwargs)
+
+    def start(self):
+        """Starts the process: once."""
+        self._check_closed()
+        assert self._popen is None, 'cannot start a process twice'
+        assert self._parent_pid == os.getpid(), \
+            'can only start a process object created by current process'
+        assert not _current_process._config.get('daemon'), \
+            'daemonic processes are not allowed to have children'
+        _cleanup()
+        self._popen = self._Popen(self)
+        self._sentinel = self._popen.sentinel
+        # The target may refer to this object: a cycle that nobody needs any more.
+        del self._target, self._args, self._kwargs
+        _children.add(self)
+
+    def terminate(self):
+        """Sends SIGTERM."""
+        self._check_closed()
+        self._popen.terminate()
+
+    def kill(self):
+        """Sends SIGKILL."""
+        self._check_closed()
+        self._popen.kill()
+
+    def interrupt(self):
+        """Sends SIGINT, as Ctrl-C does."""
+        self._check_closed()
+        self._popen.interrupt()
+
+    def join(self, timeout=None):
+        """Waits until the process has ended, or for so many seconds."""
+        self._check_closed()
+        assert self._parent_pid == os.getpid(), 'can only join a child process'
+        assert self._popen is not None, 'can only join a started process'
+        if self._popen.wait(timeout) is not None:
+            _children.discard(self)
+
+    def is_alive(self):
+        """Whether the process has been started and hasn't ended."""
+        self._check_closed()
+        if self is _current_process:
+            return True
+        assert self._parent_pid == os.getpid(), 'can only test a child process'
+        if self._popen is None:
+            return False
+        if self._popen.poll() is None:
+            return True
+        _children.discard(self)
+        return False
+
+    def close(self):
+        """Gives back what the object holds; ValueError while the process runs."""
+        if self._popen is not None:
+            if self._popen.poll() is None:
+                raise ValueError('Cannot close a process while it is still running. '
+                                 'You should first call join() or terminate().')
+            self._popen.close()
+            self._popen = None
+            del self._sentinel
+            _children.discard(self)
+        self._closed = True
+
+    @property
+    def name(self):
+        """The process' name, for people only."""
+        return self._name
+
+    @name.setter
+    def name(self, name):
+        assert isinstance(name, str), 'name must be a string'
+        self._name = name
+
+    @property
+    def daemon(self):
+        """Whether the process ends with its parent, however that ends."""
+        return self._config.get('daemon', False)
+
+    @daemon.setter
+    def daemon(self, daemonic):
+        assert self._popen is None, 'process has already started'
+        self._config['daemon'] = daemonic
+
+    @property
+    def authkey(self):
+        """The key that connections between processes of this tree authenticate with."""
+        return self._config['authkey']
+
+    @authkey.setter
+    def authkey(self, authkey):
+        self._config['authkey'] = AuthenticationString(authkey)
+
+    @property
+    def exitcode(self):
+        """None before the end; then the exit status, or minus the signal that ended it."""
+        self._check_closed()
+        return self._popen if self._popen is None else self._popen.poll()
+
+    @property
+    def ident(self):
+        """The process id, or None before the start."""
+        self._check_closed()
+        if self is _current_process:
+            return os.getpid()
+        return self._popen and self._popen.pid
+
+    pid = ident
+
+    @property
+    def sentinel(self):
+        """A descriptor that is ready for reading once the process has ended: a pidfd."""
+        self._check_closed()
+        try:
+            return self._sentinel
+        except AttributeError:
+            raise ValueError('process not started') from None
+
+    def __repr__(self):
+        exitcode = None
+        if self is _current_process:
+            status = 'started'
+        elif self._closed:
+            status = 'closed'
+        elif self._parent_pid != os.getpid():
+            status = 'unknown'
+        elif self._popen is None:
+            status = 'initial'
+        else:
+            exitcode = self._popen.poll()
+            status = 'started' if exitcode is None else 'stopped'
+        info = [type(self).__name__, 'name=%r' % self._name]
+        if self._popen is not None:
+            info.append('pid=%s' % self._popen.pid)
+        info.append('parent=%s' % self._parent_pid)
+        info.append(status)
+        if exitcode is not None:
+            info.append('exitcode=%s' % _exitcode_to_name.get(exitcode, exitcode))
+        if self.daemon:
+            info.append('daemon')
+        return '<%s>' % ' '.join(info)
+
+    def _bootstrap(self, parent_sentinel=None):
+        """The child's life, from its first to its last line of Python; returns the exit status."""
+        from . import context, util
+        try:
+            if self._start_method is not None:
+                context._force_start_method(self._start_method)
+            old_process = _become(self, parent_sentinel)
+            try:
+                self._after_fork()
+            finally:
+                # The old object's finalizers run only after those of the fork have.
+                del old_process
+            util.info('child process calling self.run()')
+            try:
+                self.run()
+                exitcode = 0
+            finally:
+                util._exit_function()
+        except SystemExit as e:
+            exitcode = _status(e.code)
+        except:  # noqa: E722: whatever it is, it ends here
+            exitcode = 1
+            sys.stderr.write('Process %s:\n' % self.name)
+            traceback.print_exc()
+        finally:
+            threading._shutdown()
+            util.info('process exiting with exitcode %d' % exitcode)
+            util._flush_std_streams()
+        return exitcode
+
+    @staticmethod
+    def _after_fork():
+        from . import util
+        util._finalizer_registry.clear()
+        util._run_after_forkers()
+
+
+def _become(child, parent_sentinel):
+    """Makes `child` the current process; returns the object that was before."""
+    from . import util
+    global _current_process, _parent_process, _process_counter, _children
+    _process_counter = itertools.count(1)
+    _children = set()
+    util._close_stdin()
+    old_process, _current_process = _current_process, child
+    _parent_process = _ParentProcess(child._parent_name, child._parent_pid, parent_sentinel)
+    if threading._HAVE_THREAD_NATIVE_ID:
+        threading.main_thread()._set_native_id()
+    # `logging` asks the standard's module for the name of the process.
+    standard = sys.modules.get('multiprocessing.process')
+    if standard is not None and standard.__name__ == 'multiprocessing.process':
+        standard._current_process = child
+    return old_process
+
+
+def _status(code):
+    """The exit status that `sys.exit(code)` means."""
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code
+    sys.stderr.write(str(code) + '\n')
+    return 1
+
+
+class AuthenticationString(bytes):
+    """A key that is only pickled for a child of ours."""
+
+    def __reduce__(self):
+        from .context import get_spawning_popen
+        if get_spawning_popen() is None:
+            raise TypeError(
+                'Pickling an AuthenticationString object is disallowed for security reasons')
+        return AuthenticationString, (bytes(self),)
+
+
+class _ParentProcess(BaseProcess):
+    """The process that started this one."""
+
+    def __init__(self, name, pid, sentinel):
+        self._identity = ()
+        self._name = name
+        self._pid = pid
+        self._parent_pid = None
+        self._popen = None
+        self._closed = False
+        self._sentinel = sentinel
+        self._config = {}
+
+    def is_alive(self):
+        from .connection import wait
+        return not wait([self._sentinel], timeout=0)
+
+    @property
+    def ident(self):
+        return self._pid
+
+    def join(self, timeout=None):
+        """Waits until the parent has ended."""
+        from .connection import wait
+        wait([self._sentinel], timeout=timeout)
+
+    pid = ident
+
+
+class _MainProcess(BaseProcess):
+    """The process that nobody of ours started."""
+
+    def __init__(self):
+        self._identity = ()
+        self._name = 'MainProcess'
+        self._parent_pid = None
+        self._popen = None
+        self._closed = False
+        self._config = {'authkey': AuthenticationString(os.urandom(32)), 'semprefix': '/mp'}
+
+    def close(self):
+        pass
+
+
+_parent_process = None
+_current_process = _MainProcess()
+_process_counter = itertools.count(1)
+_children = set()
+_dangling = WeakSet()
+_exitcode_to_name = {-member.value: f'-{member.name}' for member in signal.Signals}
