@@ -1,0 +1,114 @@
+"""Starting a process by fork. See the standard library's `multiprocessing.popen_fork`."""
+
+__all__ = ['Popen']
+
+import os
+import select
+import signal
+import time
+
+from . import _core, util
+
+
+class Popen:
+    """A started process: its id, and a pidfd that is ready once it has ended."""
+    method = 'fork'
+
+    def __init__(self, process_obj):
+        util._flush_std_streams()
+        self.returncode = None
+        self.finalizer = None
+        self._launch(process_obj)
+
+    def _launch(self, process_obj):
+        # The arena is made before the fork, so that what the child makes lives where the parent can open it.
+        _core.arena_descriptor()
+        parent_pid = os.getpid()
+        parent_sentinel = os.pidfd_open(parent_pid)
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                self._run_child(process_obj, parent_pid, parent_sentinel)
+        finally:
+            os.close(parent_sentinel)
+        self._watch(os.pidfd_open(self.pid))
+
+    def _watch(self, sentinel):
+        self.sentinel = sentinel
+        self.finalizer = util.Finalize(self, util.close_fds, (sentinel,))
+
+    @staticmethod
+    def _run_child(process_obj, parent_pid, parent_sentinel):
+        """The child's part: never returns."""
+        code = 1
+        try:
+            if process_obj.daemon:
+                _core.die_with_parent(parent_sentinel)
+            code = process_obj._bootstrap(parent_sentinel=parent_sentinel)
+        finally:
+            try:
+                _core.leave()
+            finally:
+                os._exit(code & 0xff)
+
+    def duplicate_for_child(self, fd):
+        """The number that a descriptor has in the child."""
+        return fd
+
+    def poll(self, flag=os.WNOHANG):
+        """The exit code, if the process has ended."""
+        if self.returncode is None:
+            try:
+                pid, status = os.waitpid(self.pid, flag)
+            except OSError:
+                # Not our child, or somebody else has waited for it.
+                return None
+            if pid == self.pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+                # What it held is given back now, not when it's missed.
+                _core.reap()
+        return self.returncode
+
+    def wait(self, timeout=None):
+        """The exit code; None if the process hasn't ended after so many seconds."""
+        if self.returncode is None:
+            if timeout is not None and not self._ended_within(timeout):
+                return None
+            return self.poll(os.WNOHANG if timeout == 0.0 else 0)
+        return self.returncode
+
+    def _ended_within(self, timeout):
+        poll = select.poll()
+        poll.register(self.sentinel, select.POLLIN)
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            # The kernel counts in ms; an hour at a time is never too much for it.
+            if poll.poll(min(left, 3600.0) * 1000):
+                return True
+            if left == 0.0:
+                return False
+
+    def _send_signal(self, sig):
+        if self.returncode is None:
+            try:
+                os.kill(self.pid, sig)
+            except ProcessLookupError:
+                pass
+            except OSError:
+                if self.wait(timeout=0.1) is None:
+                    raise
+
+    def interrupt(self):
+        self._send_signal(signal.SIGINT)
+
+    def terminate(self):
+        self._send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self._send_signal(signal.SIGKILL)
+
+    def close(self):
+        """Closes the sentinel."""
+        if self.finalizer is not None:
+            self.finalizer()

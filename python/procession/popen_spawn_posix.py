@@ -1,0 +1,77 @@
+"""Starting a process as a fresh interpreter. See the standard library's `multiprocessing.popen_spawn_posix`."""
+
+__all__ = ['Popen']
+
+import io
+import os
+
+from . import _core, popen_fork, reduction, spawn, util
+from .context import set_spawning_popen
+
+
+class Popen(popen_fork.Popen):
+    """A started process: a new interpreter that got the process object as a pickle."""
+    method = 'spawn'
+    DupFd = reduction._Inherited
+
+    def __init__(self, process_obj):
+        self._fds = []
+        super().__init__(process_obj)
+
+    def duplicate_for_child(self, fd):
+        self._fds.append(fd)
+        return fd
+
+    def give(self, offset, serial):
+        """Holds an object for the child: what its pickle calls."""
+        self._slot.give(offset, serial)
+
+    def _launch(self, process_obj):
+        self._slot = _core.child_slot()
+        try:
+            self._start(process_obj, self._pickle(process_obj))
+        except BaseException:
+            self._slot.release()
+            raise
+
+    def _pickle(self, process_obj):
+        pickle = io.BytesIO()
+        set_spawning_popen(self)
+        try:
+            reduction.dump(spawn.get_preparation_data(process_obj.name), pickle)
+            reduction.dump(process_obj, pickle)
+        finally:
+            set_spawning_popen(None)
+        return pickle.getbuffer()
+
+    def _start(self, process_obj, pickle):
+        arena = _core.arena_descriptor()
+        parent_sentinel = os.pidfd_open(os.getpid())
+        reader, writer = os.pipe()
+        try:
+            command = spawn.get_command_line(
+                token=self._slot.token(arena), pipe_handle=reader, parent_sentinel=parent_sentinel,
+                daemon=int(bool(process_obj.daemon)))
+            self._fds += [arena, reader, parent_sentinel]
+            self.pid = util.spawnv_passfds(spawn.get_executable(), command, self._fds)
+            self._watch(os.pidfd_open(self.pid))
+        except BaseException:
+            os.close(writer)
+            raise
+        finally:
+            os.close(reader)
+            os.close(parent_sentinel)
+        try:
+            with open(writer, 'wb', closefd=True) as file:
+                file.write(pickle)
+        except BrokenPipeError:
+            # The child is dead already: its exit code says how.
+            pass
+
+    def poll(self, flag=os.WNOHANG):
+        returncode = super().poll(flag)
+        if returncode is not None and self._slot is not None:
+            # A child that died before it joined the tree leaves its place, and what is held for it.
+            self._slot.release()
+            self._slot = None
+        return returncode
