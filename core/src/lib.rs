@@ -22,3 +22,4 @@ pub use error::{Error, Result};
 pub use queue::{Claim, Extent, Message, Put, Queue, Taken};
 pub use shm::{Arena, Census, ChildSlot, ObjectName};
 pub use sync::{Acquired, Lock};
+pub use sys::pidfd::die_with_parent;

@@ -37,5 +37,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tree::leave, module)?)?;
     module.add_function(wrap_pyfunction!(tree::reap, module)?)?;
     module.add_function(wrap_pyfunction!(tree::census, module)?)?;
+    module.add_function(wrap_pyfunction!(tree::die_with_parent, module)?)?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     Ok(())
 }

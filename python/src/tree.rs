@@ -94,6 +94,13 @@ pub(crate) fn leave() {
     }
 }
 
+/// Has this process killed when its parent, the process `parent`, is gone, however that goes. `by_main_thread`: the
+/// thread that started this process is the parent's first one.
+#[pyfunction]
+pub(crate) fn die_with_parent(parent: u32, by_main_thread: bool) -> PyResult<()> {
+    procession_core::die_with_parent(parent, by_main_thread).map_err(raise)
+}
+
 /// Gives back what processes held that are gone by now.
 #[pyfunction]
 pub(crate) fn reap(py: Python<'_>) -> PyResult<()> {

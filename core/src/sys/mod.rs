@@ -10,6 +10,7 @@ pub(crate) mod fork;
 pub(crate) mod gate;
 pub(crate) mod identity;
 pub(crate) mod mapping;
+pub mod pidfd;
 pub(crate) mod robust;
 pub(crate) mod word;
 
