@@ -1,5 +1,7 @@
 """Parts of `multiprocessing` that aren't built yet: they can be imported and say so when they are used."""
 
+__all__ = []
+
 
 def error(what):
     """The exception that says so."""
@@ -11,7 +13,7 @@ def unbuilt_class(name, module, bases=(object,)):
     def __new__(cls, *args, **kwargs):
         raise error(name)
     return type(name, bases, {'__new__': __new__, '__module__': module,
-                              '__doc__': f'Not built yet: making one raises an error.'})
+                              '__doc__': 'Not built yet: making one raises an error.'})
 
 
 def unbuilt_function(name, module):

@@ -3,13 +3,16 @@
 import os
 import sys
 import threading
-# The standard exceptions are ours too, so that `except multiprocessing.TimeoutError` catches either.
-from multiprocessing.context import (  # noqa: F401
-    AuthenticationError, BufferTooShort, ProcessError, TimeoutError)
 
-from . import _unbuilt, process, reduction
+from . import _standard, _unbuilt, process, reduction
 
 __all__ = ()
+
+# The standard exceptions are ours too, so that `except multiprocessing.TimeoutError` catches either.
+ProcessError = _standard.context.ProcessError
+BufferTooShort = _standard.context.BufferTooShort
+TimeoutError = _standard.context.TimeoutError
+AuthenticationError = _standard.context.AuthenticationError
 
 
 class BaseContext:
@@ -296,6 +299,8 @@ def get_spawning_popen():
 def set_spawning_popen(popen):
     """Sets the `Popen` that this thread is pickling a child for."""
     _tls.spawning_popen = popen
+    # Objects of the standard's own may go along: they ask their own module.
+    _standard.context.set_spawning_popen(popen)
 
 
 def assert_spawning(obj):

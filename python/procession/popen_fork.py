@@ -5,6 +5,7 @@ __all__ = ['Popen']
 import os
 import select
 import signal
+import threading
 import time
 
 from . import _core, util
@@ -24,11 +25,12 @@ class Popen:
         # The arena is made before the fork, so that what the child makes lives where the parent can open it.
         _core.arena_descriptor()
         parent_pid = os.getpid()
+        by_main_thread = threading.get_native_id() == parent_pid
         parent_sentinel = os.pidfd_open(parent_pid)
         try:
             self.pid = os.fork()
             if self.pid == 0:
-                self._run_child(process_obj, parent_pid, parent_sentinel)
+                self._run_child(process_obj, parent_pid, by_main_thread, parent_sentinel)
         finally:
             os.close(parent_sentinel)
         self._watch(os.pidfd_open(self.pid))
@@ -38,12 +40,12 @@ class Popen:
         self.finalizer = util.Finalize(self, util.close_fds, (sentinel,))
 
     @staticmethod
-    def _run_child(process_obj, parent_pid, parent_sentinel):
+    def _run_child(process_obj, parent_pid, by_main_thread, parent_sentinel):
         """The child's part: never returns."""
         code = 1
         try:
             if process_obj.daemon:
-                _core.die_with_parent(parent_sentinel)
+                _core.die_with_parent(parent_pid, by_main_thread)
             code = process_obj._bootstrap(parent_sentinel=parent_sentinel)
         finally:
             try:

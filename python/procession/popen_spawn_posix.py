@@ -4,8 +4,9 @@ __all__ = ['Popen']
 
 import io
 import os
+import threading
 
-from . import _core, popen_fork, reduction, spawn, util
+from . import _alias, _core, popen_fork, reduction, spawn, util
 from .context import set_spawning_popen
 
 
@@ -46,12 +47,14 @@ class Popen(popen_fork.Popen):
 
     def _start(self, process_obj, pickle):
         arena = _core.arena_descriptor()
-        parent_sentinel = os.pidfd_open(os.getpid())
+        parent_pid = os.getpid()
+        parent_sentinel = os.pidfd_open(parent_pid)
         reader, writer = os.pipe()
         try:
             command = spawn.get_command_line(
                 token=self._slot.token(arena), pipe_handle=reader, parent_sentinel=parent_sentinel,
-                daemon=int(bool(process_obj.daemon)))
+                parent_pid=parent_pid, dies_with_parent=int(bool(process_obj.daemon)),
+                by_main_thread=int(threading.get_native_id() == parent_pid), alias=int(_alias.installed))
             self._fds += [arena, reader, parent_sentinel]
             self.pid = util.spawnv_passfds(spawn.get_executable(), command, self._fds)
             self._watch(os.pidfd_open(self.pid))

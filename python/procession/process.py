@@ -10,6 +10,8 @@ import threading
 import traceback
 from _weakrefset import WeakSet
 
+from . import _standard
+
 try:
     ORIGINAL_DIR = os.path.abspath(os.getcwd())
 except OSError:
@@ -259,9 +261,7 @@ def _become(child, parent_sentinel):
     if threading._HAVE_THREAD_NATIVE_ID:
         threading.main_thread()._set_native_id()
     # `logging` asks the standard's module for the name of the process.
-    standard = sys.modules.get('multiprocessing.process')
-    if standard is not None and standard.__name__ == 'multiprocessing.process':
-        standard._current_process = child
+    _standard.process._current_process = child
     return old_process
 
 

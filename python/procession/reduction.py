@@ -9,9 +9,8 @@ import os
 import pickle
 import socket
 from abc import ABCMeta
-from multiprocessing import reduction as _standard
 
-from . import _unbuilt, context
+from . import _standard, _unbuilt, context
 
 HAVE_SEND_HANDLE = True
 
@@ -21,7 +20,7 @@ class _Reducers(dict):
 
     def __missing__(self, cls):
         try:
-            return _standard.ForkingPickler._extra_reducers[cls]
+            return _standard.reduction.ForkingPickler._extra_reducers[cls]
         except KeyError:
             return copyreg.dispatch_table[cls]
 

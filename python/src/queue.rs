@@ -136,6 +136,13 @@ impl Queue {
         self.closed.store(true, Ordering::Relaxed);
     }
 
+    /// The most objects that it holds: what the standard has for a queue without a limit is one of 31 bits.
+    #[getter]
+    fn _maxsize(&self) -> PyResult<u32> {
+        let capacity = self.get_queue()?.capacity().map_err(raise)?;
+        Ok(capacity.unwrap_or(i32::MAX.cast_unsigned()))
+    }
+
     /// Whether `close` was called.
     #[getter]
     fn _closed(&self) -> bool {

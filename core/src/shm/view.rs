@@ -19,7 +19,6 @@ use crate::sys::word::{Cell, Word, point};
 use crate::{Error, Result};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicPtr, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 /// Types that may lie in shared memory: made of [`Word`]s and [`Cell`]s only.
 ///
@@ -61,8 +60,8 @@ pub(crate) use shared;
 #[derive(Debug)]
 pub(crate) struct Windows {
     /// For each window its base address less its start, so that adding an offset gives an address; null: not mapped.
+    /// No lock: one can be mapped at any time, also by who holds any lock of this process or of the arena.
     bases: [AtomicPtr<u8>; WINDOWS],
-    mappings: Mutex<Vec<Mapping>>,
     /// Taken before any mutex of this membership: closed across a fork.
     gate: Gate,
     file: OwnedFd,
@@ -72,16 +71,16 @@ impl Windows {
     pub(crate) fn new(file: OwnedFd) -> Self {
         Self {
             bases: [const { AtomicPtr::new(std::ptr::null_mut()) }; WINDOWS],
-            mappings: Mutex::default(),
             gate: Gate::default(),
             file,
         }
     }
 
     /// Leaves the windows mapped for the rest of the process' life.
-    pub(crate) fn keep_mapped(&self) {
-        let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
-        mappings.drain(..).for_each(std::mem::forget);
+    pub(crate) fn keep_mapped(&mut self) {
+        for base in &mut self.bases {
+            *base.get_mut() = std::ptr::null_mut();
+        }
     }
 
     /// What keeps this membership's mutexes free at a fork.
@@ -165,17 +164,32 @@ impl Windows {
 
     #[cold]
     fn map(&self, window: usize) -> Result<*mut u8> {
-        let _through = self.gate.pass();
-        let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
-        let base = self.bases[window].load(Ordering::Acquire);
-        if !base.is_null() {
-            return Ok(base);
-        }
         let start = window_start(window);
         let mapping = Mapping::new(self.file.as_fd(), start, index(window_bytes(window)))?;
         let base = mapping.base().as_ptr().wrapping_sub(index(start));
-        mappings.push(mapping);
-        self.bases[window].store(base, Ordering::Release);
-        Ok(base)
+        let null = std::ptr::null_mut();
+        let slot = &self.bases[window];
+        match slot.compare_exchange(null, base, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => {
+                // Unmapped when this is dropped.
+                std::mem::forget(mapping);
+                Ok(base)
+            }
+            // Another thread was quicker: its mapping stays, and this one goes.
+            Err(theirs) => Ok(theirs),
+        }
+    }
+}
+
+impl Drop for Windows {
+    fn drop(&mut self) {
+        for (window, base) in self.bases.iter_mut().enumerate() {
+            let base = *base.get_mut();
+            if !base.is_null() {
+                let start = base.wrapping_add(index(window_start(window)));
+                // SAFETY: map-outlives-view: made by `map`, which forgot it, and nothing borrows these windows now.
+                drop(unsafe { Mapping::from_parts(start, index(window_bytes(window))) });
+            }
+        }
     }
 }

@@ -106,6 +106,14 @@ impl Mapping {
         Ok(Self { base, bytes })
     }
 
+    /// A mapping again that was forgotten, to be dropped.
+    ///
+    /// # Safety
+    /// *map-outlives-view*: `start` and `bytes` are one forgotten mapping's, and no other value stands for it.
+    pub(crate) unsafe fn from_parts(start: *mut u8, bytes: usize) -> Option<Self> {
+        NonNull::new(start).map(|base| Self { base, bytes })
+    }
+
     /// Its first byte in this process.
     pub(crate) fn base(&self) -> NonNull<u8> {
         self.base

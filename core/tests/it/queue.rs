@@ -273,3 +273,19 @@ fn close_wakes_whoever_waits() {
     ));
     until("it to be closed", || queue.is_closed().unwrap());
 }
+
+#[test]
+fn many_queues_need_windows_that_no_lock_is_in_the_way_of() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let queues: Vec<Queue> = (0..4000)
+        .map(|_| Queue::new(&arena, None).unwrap())
+        .collect();
+    for queue in [&queues[0], &queues[3999]] {
+        queue.put(0, &[b"here"], Deadline::NEVER).unwrap();
+        let got = queue.get(Deadline::NEVER).unwrap().unwrap();
+        assert_eq!(got.bytes, b"here");
+    }
+    drop(queues);
+    until_empty(&arena);
+}

@@ -4,7 +4,7 @@ use crate::child::{Random, alone};
 use crate::scene::{OPERATIONS, Scene};
 
 /// Kills at most this many steps apart.
-const STRIDE: u64 = 97;
+const STRIDE: u64 = 397;
 /// No operation takes more instructions than this; those that fork or grow aren't stepped to their end.
 const STEPS_MAX: u64 = 12_000;
 

@@ -1,0 +1,53 @@
+"""Queues between processes. See the standard library's `multiprocessing.queues`.
+
+There is no feeder thread: `put` has stored the object when it returns, so joining a process that has put something
+never waits for somebody to get it. An object that can't be pickled is reported as the standard's feeder thread
+does, by `_on_queue_feeder_error`.
+"""
+
+__all__ = ['Queue', 'SimpleQueue', 'JoinableQueue']
+
+import types
+from queue import Empty, Full  # noqa: F401
+
+from . import _core, _unbuilt
+
+
+class Queue(_core.Queue):
+    """A queue of objects for any number of processes and threads."""
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+    #: What the standard's feeder thread does when nobody reads any more; there is no such end here.
+    _ignore_epipe = False
+
+    def __init__(self, maxsize=0, *, ctx):
+        super().__init__(maxsize, ctx=ctx)
+
+    @property
+    def _reader(self):
+        raise _unbuilt.error('Queue._reader')
+
+    @property
+    def _writer(self):
+        raise _unbuilt.error('Queue._writer')
+
+    def join_thread(self):
+        """There is no thread to wait for: what was put is stored. Only after `close()`."""
+        assert self._closed, f'Queue {self!r} not closed'
+
+    def cancel_join_thread(self):
+        """There is no thread that an exit would wait for."""
+
+    def _terminate_broken(self):
+        self.close()
+
+    @staticmethod
+    def _on_queue_feeder_error(e, obj):
+        """Called with the error and the object when an object that was put can't be pickled."""
+        import traceback
+        traceback.print_exception(e)
+
+
+SimpleQueue = _unbuilt.unbuilt_class('SimpleQueue', __name__)
+JoinableQueue = _unbuilt.unbuilt_class('JoinableQueue', __name__, (Queue,))
