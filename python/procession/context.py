@@ -132,8 +132,9 @@ class BaseContext:
         set_executable(executable)
 
     def set_forkserver_preload(self, module_names):
-        """Not built yet."""
-        raise _unbuilt.error('forkserver')
+        """Names the modules that the fork server is to import before it forks."""
+        from .forkserver import set_forkserver_preload
+        set_forkserver_preload(module_names)
 
     def get_context(self, method=None):
         """The context of that start method; this one for None."""

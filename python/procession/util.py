@@ -362,6 +362,15 @@ def _flush_std_streams():
             pass
 
 
+def _cleanup_tests():
+    """What CPython's own suite calls at its end."""
+    from test import support
+    process._cleanup()
+    _run_finalizers()
+    support.gc_collect()
+    support.reap_children()
+
+
 def spawnv_passfds(path, args, passfds):
     """Starts a program that inherits these descriptors and no other; returns its process id.
 

@@ -4,6 +4,7 @@ __all__ = ['Process', 'current_process', 'active_children', 'freeze_support', 'L
            'BoundedSemaphore', 'Condition', 'Event', 'Barrier', 'Queue', 'Manager', 'Pipe', 'Pool', 'JoinableQueue']
 
 from .. import _unbuilt
+from . import connection  # noqa: F401
 
 DummyProcess = Process = _unbuilt.unbuilt_class('DummyProcess', __name__)
 Namespace = _unbuilt.unbuilt_class('Namespace', __name__)
