@@ -15,7 +15,7 @@ import struct
 import time
 
 from . import _unbuilt, reduction
-from .context import BufferTooShort
+from .context import AuthenticationError, BufferTooShort  # noqa: F401
 from .reduction import ForkingPickler as _ForkingPickler
 
 #: Bytes that are asked for at a time: memory for a message grows with what has come of it, not with what it claims.

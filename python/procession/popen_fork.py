@@ -44,14 +44,12 @@ class Popen:
         """The child's part: never returns."""
         code = 1
         try:
+            util._forget_exit()
             if process_obj.daemon:
                 _core.die_with_parent(parent_pid, by_main_thread)
             code = process_obj._bootstrap(parent_sentinel=parent_sentinel)
         finally:
-            try:
-                _core.leave()
-            finally:
-                os._exit(code & 0xff)
+            util._exit_forked(code)
 
     def duplicate_for_child(self, fd):
         """The number that a descriptor has in the child."""

@@ -229,7 +229,8 @@ class BaseProcess:
                 self.run()
                 exitcode = 0
             finally:
-                util._exit_function()
+                if not util._CHILDREN_RUN_ATEXIT:
+                    util._exit_function()
         except SystemExit as e:
             exitcode = _status(e.code)
         except:  # noqa: E722: whatever it is, it ends here

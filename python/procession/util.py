@@ -274,9 +274,34 @@ def _exit_function(info=info, debug=debug, _run_finalizers=_run_finalizers,
     _run_finalizers()
 
 
-# Registered first, so called last: what this process still holds after it is given back as a normal exit's.
-atexit.register(_core.leave)
-atexit.register(_exit_function)
+def _register_exit():
+    # Registered first, so called last: what this process still holds after it is given back as a normal exit's.
+    atexit.register(_core.leave)
+    atexit.register(_exit_function)
+
+
+_register_exit()
+
+#: From 3.13 on a forked child runs what it has registered with `atexit`; before, our own part alone.
+_CHILDREN_RUN_ATEXIT = sys.version_info >= (3, 13)
+
+
+def _forget_exit():
+    """Forgets what a forked child's parent has registered with `atexit`."""
+    if _CHILDREN_RUN_ATEXIT:
+        atexit._clear()
+        _register_exit()
+
+
+def _exit_forked(code):
+    """Ends a forked child, with what it has registered."""
+    try:
+        if _CHILDREN_RUN_ATEXIT:
+            atexit._run_exitfuncs()
+        else:
+            _core.leave()
+    finally:
+        os._exit(code & 0xff)
 
 
 #
