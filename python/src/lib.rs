@@ -5,6 +5,7 @@
 //! compiled code can do: let go of the interpreter, wait, and run signal handlers.
 
 mod blocking;
+mod entry;
 mod error;
 mod pickle;
 mod pool;
@@ -17,6 +18,7 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<sync::Lock>()?;
+    entry::install(&module.py().get_type::<sync::Lock>())?;
     module.add_class::<queue::Queue>()?;
     module.add_class::<pool::Pool>()?;
     module.add_class::<pool::ApplyResult>()?;

@@ -41,8 +41,22 @@ struct Kept {
     sink: Py<Sink>,
 }
 
+/// A thread's own Pickler. A thread that ends has no interpreter to drop it with, and leaves it to the others.
+struct Slot(Cell<Option<Kept>>);
+
 thread_local! {
-    static KEPT: Cell<Option<Kept>> = const { Cell::new(None) };
+    static KEPT: Slot = const { Slot(Cell::new(None)) };
+}
+
+/// Left by threads that have ended. Only ever tried: a fork may have copied it locked.
+static LEFT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let (Some(kept), Ok(mut left)) = (self.0.take(), LEFT.try_lock()) {
+            left.push(kept);
+        }
+    }
 }
 
 impl Kept {
@@ -66,7 +80,8 @@ pub(crate) type Pieces = Vec<Py<PyBytes>>;
 
 /// Pickles an object.
 pub(crate) fn dumps(py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Pieces> {
-    let kept = match KEPT.take() {
+    let left = || LEFT.try_lock().ok()?.pop();
+    let kept = match KEPT.with(|slot| slot.0.take()).or_else(left) {
         Some(kept) => kept,
         None => Kept::new(py)?,
     };
@@ -82,7 +97,7 @@ pub(crate) fn dumps(py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Piece
     let cleared = kept.clear_memo.bind(py).call0();
     dumped?;
     cleared?;
-    KEPT.set(Some(kept));
+    KEPT.with(|slot| slot.0.set(Some(kept)));
     Ok(pieces)
 }
 

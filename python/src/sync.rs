@@ -74,9 +74,14 @@ impl Lock {
 }
 
 impl Lock {
+    /// The lock, once `__init__` has made it.
+    #[inline]
+    pub(crate) fn made(&self) -> Option<&procession_core::Lock> {
+        self.0.get()
+    }
+
     fn get(&self) -> PyResult<&procession_core::Lock> {
-        self.0
-            .get()
+        self.made()
             .ok_or_else(|| PyRuntimeError::new_err("the lock's __init__ was not called"))
     }
 

@@ -21,7 +21,7 @@ shared! {
 /// at any instant has either both or neither, once [`Queue::settle`](super::Queue::settle) has been called.
 #[derive(Debug, Clone)]
 pub struct Claim {
-    handle: Handle,
+    handle: Handle<ClaimState>,
 }
 
 impl Claim {
@@ -31,7 +31,7 @@ impl Claim {
     /// `Os` or `Exhausted` when there is no memory.
     pub fn new(arena: &Arena) -> Result<Self> {
         Ok(Self {
-            handle: Handle::new(arena, kind::CLAIM, size_of::<ClaimState>() as u64)?,
+            handle: Handle::new(arena, kind::CLAIM)?,
         })
     }
 
@@ -56,7 +56,7 @@ impl Claim {
     /// # Errors
     /// `Broken` when the arena contradicts itself.
     pub fn value(&self) -> Result<u64> {
-        Ok(self.handle.state::<ClaimState>()?.value.load(Acquire))
+        Ok(self.handle.state().value.load(Acquire))
     }
 
     /// Says that nothing is claimed.
@@ -64,7 +64,7 @@ impl Claim {
     /// # Errors
     /// `Broken` when the arena contradicts itself.
     pub fn clear(&self) -> Result<()> {
-        self.handle.state::<ClaimState>()?.value.store(0, Release);
+        self.handle.state().value.store(0, Release);
         Ok(())
     }
 

@@ -43,7 +43,7 @@ use layout::QueueState;
 /// Non-Blocking and Blocking Concurrent Queue Algorithms".
 #[derive(Debug)]
 pub struct Queue {
-    handle: Handle,
+    handle: Handle<QueueState>,
     /// How long this process waits awake for a message here, by how that went so far.
     patience: Patience,
 }
@@ -61,9 +61,9 @@ impl Queue {
                 what: "a queue needs room for one message at least",
             });
         }
-        let handle = Handle::new(arena, kind::QUEUE, size_of::<QueueState>() as u64)?;
+        let handle = Handle::new(arena, kind::QUEUE)?;
         let root = handle.name().offset + OBJECT_HEADER + QueueState::ROOT;
-        let state: &QueueState = handle.state()?;
+        let state: &QueueState = handle.state();
         for end in [&state.put, &state.get] {
             end.next_position.store(root, Relaxed);
             end.position.store(root, Relaxed);
@@ -107,7 +107,7 @@ impl Queue {
     /// # Errors
     /// `Broken` when the arena contradicts itself.
     pub fn len(&self) -> Result<u64> {
-        let state = self.state()?;
+        let state = self.state();
         let got = state.get.count.load(Acquire);
         Ok(state.put.count.load(Acquire).saturating_sub(got))
     }
@@ -125,7 +125,7 @@ impl Queue {
     /// # Errors
     /// `Broken` when the arena contradicts itself.
     pub fn capacity(&self) -> Result<Option<u32>> {
-        let capacity = self.state()?.capacity.load(Relaxed);
+        let capacity = self.state().capacity.load(Relaxed);
         Ok((capacity != 0).then_some(capacity))
     }
 
@@ -134,7 +134,7 @@ impl Queue {
     /// # Errors
     /// `Broken` when the arena contradicts itself.
     pub fn lost(&self) -> Result<u64> {
-        Ok(self.state()?.lost.load(Relaxed))
+        Ok(self.state().lost.load(Relaxed))
     }
 
     /// Closes it for every process: nothing can be put any more, and what is in it can still be got.
@@ -142,7 +142,7 @@ impl Queue {
     /// # Errors
     /// `Broken` when the arena contradicts itself.
     pub fn close(&self) -> Result<()> {
-        let state = self.state()?;
+        let state = self.state();
         state.closed.store(1, Release);
         state.more.ring_for_all();
         state.room.ring_for_all();
@@ -154,7 +154,7 @@ impl Queue {
     /// # Errors
     /// `Broken` when the arena contradicts itself.
     pub fn is_closed(&self) -> Result<bool> {
-        Ok(self.state()?.closed.load(Acquire) != 0)
+        Ok(self.state().closed.load(Acquire) != 0)
     }
 
     /// Repairs now what a dead process left half done, rather than at the next put or get.
@@ -166,7 +166,7 @@ impl Queue {
     }
 
     #[inline]
-    fn state(&self) -> Result<&QueueState> {
+    fn state(&self) -> &QueueState {
         self.handle.state()
     }
 }

@@ -9,7 +9,7 @@
 use super::arena::{Arena, Member};
 use super::blocks;
 use super::layout::{OBJECT_HEADER, ObjectHeader, SLOTS};
-use super::view::Shared;
+use super::view::{Found, Shared};
 use crate::sys::word::{Acquire, Relaxed, Release};
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -28,22 +28,19 @@ pub(super) type References = HashMap<u64, (u64, u32)>;
 
 /// A hold on an object, for as long as it lives. A clone is another one.
 #[derive(Debug)]
-pub(crate) struct Handle {
-    arena: Arena,
+pub(crate) struct Handle<T> {
     name: ObjectName,
+    state: Found<T>,
 }
 
-impl Handle {
-    /// Makes an object of `kind` with `bytes` of state, all zero, held by this process.
-    pub(crate) fn new(arena: &Arena, kind: u32, bytes: u64) -> Result<Self> {
+impl<T: Shared> Handle<T> {
+    /// Makes an object of `kind` with a state that is all zero, held by this process.
+    pub(crate) fn new(arena: &Arena, kind: u32) -> Result<Self> {
         let (_through, mut references) = arena.inner.references();
-        let name = blocks::create(&arena.inner, kind, bytes)?;
+        let name = blocks::create(&arena.inner, kind, size_of::<T>() as u64)?;
+        let state = Found::new(arena, name.offset + OBJECT_HEADER)?;
         references.insert(name.offset, (name.serial, 1));
-        drop(references);
-        Ok(Self {
-            arena: arena.clone(),
-            name,
-        })
+        Ok(Self { name, state })
     }
 
     /// Holds the object of that name, which must be of `kind`.
@@ -52,6 +49,7 @@ impl Handle {
     /// `Closed` when the object is gone, `Malformed` when the name is of another kind or of none.
     pub(crate) fn open(arena: &Arena, kind: u32, name: ObjectName) -> Result<Self> {
         let member = &arena.inner;
+        let state = Found::new(arena, name.offset.saturating_add(OBJECT_HEADER))?;
         let (_through, mut references) = member.references();
         match references.get_mut(&name.offset) {
             Some((serial, count)) if *serial == name.serial => *count += 1,
@@ -61,10 +59,7 @@ impl Handle {
             }
         }
         drop(references);
-        let handle = Self {
-            arena: arena.clone(),
-            name,
-        };
+        let handle = Self { name, state };
         if handle.header()?.kind.load(Relaxed) != kind {
             return Err(Error::Malformed {
                 what: "name of an object",
@@ -74,26 +69,10 @@ impl Handle {
         Ok(handle)
     }
 
-    pub(crate) fn name(&self) -> ObjectName {
-        self.name
-    }
-
-    pub(crate) fn member(&self) -> &Member {
-        &self.arena.inner
-    }
-
-    pub(crate) fn arena(&self) -> &Arena {
-        &self.arena
-    }
-
-    pub(crate) fn header(&self) -> Result<&ObjectHeader> {
-        self.member().at(self.name.offset)
-    }
-
     /// The object's own state.
     #[inline]
-    pub(crate) fn state<T: Shared>(&self) -> Result<&T> {
-        self.arena.inner.at(self.name.offset + OBJECT_HEADER)
+    pub(crate) fn state(&self) -> &T {
+        &self.state
     }
 
     /// Says that the name goes into a message: from now on the object lives without a holder too.
@@ -103,20 +82,40 @@ impl Handle {
     }
 }
 
-impl Clone for Handle {
+impl<T> Handle<T> {
+    pub(crate) fn name(&self) -> ObjectName {
+        self.name
+    }
+
+    #[inline]
+    pub(crate) fn member(&self) -> &Member {
+        &self.arena().inner
+    }
+
+    #[inline]
+    pub(crate) fn arena(&self) -> &Arena {
+        self.state.arena()
+    }
+
+    fn header(&self) -> Result<&ObjectHeader> {
+        self.member().at(self.name.offset)
+    }
+}
+
+impl<T> Clone for Handle<T> {
     fn clone(&self) -> Self {
         let (_through, mut references) = self.member().references();
         if let Some((_, count)) = references.get_mut(&self.name.offset) {
             *count += 1;
         }
         Self {
-            arena: self.arena.clone(),
             name: self.name,
+            state: self.state.clone(),
         }
     }
 }
 
-impl Drop for Handle {
+impl<T> Drop for Handle<T> {
     fn drop(&mut self) {
         let (_through, mut references) = self.member().references();
         let Some((_, count)) = references.get_mut(&self.name.offset) else {

@@ -11,13 +11,16 @@
     reason = "offsets become references here and nowhere else"
 )]
 
+use super::Arena;
 use super::layout::{WINDOWS, index, window_bytes, window_of, window_start};
 use crate::sys::gate::Gate;
 use crate::sys::mapping::Mapping;
 use crate::sys::robust::Node;
 use crate::sys::word::{Cell, Word, point};
 use crate::{Error, Result};
+use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// Types that may lie in shared memory: made of [`Word`]s and [`Cell`]s only.
@@ -180,6 +183,58 @@ impl Windows {
         }
     }
 }
+
+/// A value of shared memory that is found once and used often: one load, where an offset takes ten.
+#[derive(Debug)]
+pub(crate) struct Found<T> {
+    place: NonNull<T>,
+    arena: Arena,
+}
+
+impl<T: Shared> Found<T> {
+    /// The value at an offset.
+    ///
+    /// # Errors
+    /// As [`Windows::at`].
+    pub(crate) fn new(arena: &Arena, offset: u64) -> Result<Self> {
+        Ok(Self {
+            place: NonNull::from(arena.inner.at::<T>(offset)?),
+            arena: arena.clone(),
+        })
+    }
+}
+
+impl<T> Found<T> {
+    /// The arena that it lies in.
+    #[inline]
+    pub(crate) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+}
+
+impl<T: Shared> Deref for Found<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: map-outlives-view: windows stay mapped as long as the arena, which this holds; any-bits.
+        unsafe { self.place.as_ref() }
+    }
+}
+
+impl<T> Clone for Found<T> {
+    fn clone(&self) -> Self {
+        Self {
+            place: self.place,
+            arena: self.arena.clone(),
+        }
+    }
+}
+
+// SAFETY: any-bits: made of atomics, which any thread may use.
+unsafe impl<T: Shared> Send for Found<T> {}
+// SAFETY: any-bits, as above.
+unsafe impl<T: Shared> Sync for Found<T> {}
 
 impl Drop for Windows {
     fn drop(&mut self) {

@@ -66,7 +66,7 @@ pub enum Acquired {
 /// Python: `Lock`.
 #[derive(Debug, Clone)]
 pub struct Lock {
-    handle: Handle,
+    handle: Handle<LockState>,
 }
 
 impl Lock {
@@ -76,7 +76,7 @@ impl Lock {
     /// `Os` or `Exhausted` when there is no memory.
     pub fn new(arena: &Arena) -> Result<Self> {
         Ok(Self {
-            handle: Handle::new(arena, kind::LOCK, size_of::<LockState>() as u64)?,
+            handle: Handle::new(arena, kind::LOCK)?,
         })
     }
 
@@ -115,7 +115,7 @@ impl Lock {
     #[inline]
     pub fn acquire(&self, deadline: Deadline) -> Result<Acquired> {
         let member = self.handle.member();
-        let word = &self.handle.state::<LockState>()?.word;
+        let word = &self.handle.state().word;
         let me = member.owner_id();
         if word.replace(0, me) {
             return Ok(Acquired::Clean);
@@ -131,7 +131,7 @@ impl Lock {
     #[inline]
     pub fn try_acquire(&self) -> Result<bool> {
         let me = self.handle.member().owner_id();
-        Ok(self.handle.state::<LockState>()?.word.replace(0, me))
+        Ok(self.handle.state().word.replace(0, me))
     }
 
     /// Releases the lock, whoever holds it, and wakes one waiter. An exchange, and a system call if one sleeps.
@@ -140,7 +140,7 @@ impl Lock {
     /// `Misuse` when nobody holds it.
     #[inline]
     pub fn release(&self) -> Result<()> {
-        let word = &self.handle.state::<LockState>()?.word;
+        let word = &self.handle.state().word;
         let before = word.swap(0, AcqRel);
         if before & WAITERS != 0 {
             word.wake(1);
@@ -158,7 +158,7 @@ impl Lock {
     /// # Errors
     /// `Broken` when the arena contradicts itself.
     pub fn is_held(&self) -> Result<bool> {
-        let value = self.handle.state::<LockState>()?.word.load(Relaxed) & !WAITERS;
+        let value = self.handle.state().word.load(Relaxed) & !WAITERS;
         Ok(value != 0 && value != DIED)
     }
 }

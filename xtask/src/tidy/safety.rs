@@ -28,7 +28,10 @@ const LIST: [(&str, &str); 7] = [
         "core/src/shm/view.rs",
         "turns an offset in the arena into a reference to atomics",
     ),
-    ("python/src/buffer.rs", "slots of the buffer protocol"),
+    (
+        "python/src/entry.rs",
+        "functions that the interpreter calls, past PyO3's trampoline",
+    ),
 ];
 
 /// Integration tests fork, kill and trace bare processes; they don't ship.

@@ -1,0 +1,162 @@
+//! C entry points for the two calls that cost less than what PyO3 puts in front of each: taking a lock that is free, and
+//! freeing one.
+//!
+//! PyO3's trampoline counts attachments, catches panics and parses arguments, 5 ns or so a call: half of what the
+//! whole pair costs, and enough to be slower than the standard library. These two do nothing that could panic or raise;
+//! whatever else is asked of them, they hand to PyO3's methods of the same names, which they replace.
+#![allow(
+    unsafe_code,
+    reason = "functions that the interpreter calls, and the table that names them"
+)]
+
+use crate::sync::Lock;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple, PyType};
+use std::ffi::CStr;
+
+/// PyO3's own methods.
+static ACQUIRE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static RELEASE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+/// Puts the entry points in the place of the class' methods.
+pub(crate) fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
+    let py = class.py();
+    let _ = ACQUIRE.set(py, class.getattr("acquire")?.unbind());
+    let _ = RELEASE.set(py, class.getattr("release")?.unbind());
+    let acquire_method = ffi::PyMethodDef {
+        ml_name: c"acquire".as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer {
+            PyCFunctionFastWithKeywords: acquire,
+        },
+        ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+        ml_doc: ACQUIRE_TEXT.as_ptr(),
+    };
+    let release_method = ffi::PyMethodDef {
+        ml_name: c"release".as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer {
+            PyCFunction: release,
+        },
+        ml_flags: ffi::METH_NOARGS,
+        ml_doc: RELEASE_TEXT.as_ptr(),
+    };
+    replace(class, "acquire", acquire_method)?;
+    replace(class, "release", release_method)
+}
+
+const ACQUIRE_TEXT: &CStr = c"acquire($self, block=True, timeout=None)\n--\n\n\
+    Takes the lock; false if it can't be had at once (block=False) or within timeout seconds.";
+const RELEASE_TEXT: &CStr = c"release($self)\n--\n\nFrees the lock, whoever holds it.";
+
+fn replace(class: &Bound<'_, PyType>, name: &str, method: ffi::PyMethodDef) -> PyResult<()> {
+    // The interpreter keeps the address as long as the class.
+    let method = Box::leak(Box::new(method));
+    // SAFETY: attached; the class is one, and the method lives for ever.
+    let descriptor = unsafe { ffi::PyDescr_NewMethod(class.as_type_ptr(), method) };
+    // SAFETY: attached; a new reference, or null with an exception set.
+    let descriptor = unsafe { Bound::from_owned_ptr_or_err(class.py(), descriptor) }?;
+    class.setattr(name, descriptor)
+}
+
+/// Asks the lock of an object that the descriptor has found to be one; `None` before `__init__` has made it.
+///
+/// # Safety
+/// *called-by-the-interpreter*: it is attached, and `object` lives and is a `Lock`.
+#[inline]
+unsafe fn ask<R>(
+    py: Python<'_>,
+    object: *mut ffi::PyObject,
+    ask: impl FnOnce(&procession_core::Lock) -> R,
+) -> Option<R> {
+    // SAFETY: called-by-the-interpreter.
+    let object = unsafe { Borrowed::<PyAny>::from_ptr(py, object) };
+    // SAFETY: called-by-the-interpreter.
+    let object = unsafe { object.cast_unchecked::<Lock>() };
+    object.get().made().map(ask)
+}
+
+unsafe extern "C" fn acquire(
+    object: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called-by-the-interpreter.
+    let py = unsafe { Python::assume_attached() };
+    if count == 0 && names.is_null() {
+        // SAFETY: called-by-the-interpreter.
+        let taken = unsafe { ask(py, object, procession_core::Lock::try_acquire) };
+        if matches!(taken, Some(Ok(true))) {
+            // SAFETY: called-by-the-interpreter.
+            return unsafe { ffi::PyBool_FromLong(1) };
+        }
+    }
+    let count = usize::try_from(count).unwrap_or(0);
+    // SAFETY: called-by-the-interpreter.
+    let names = unsafe { Bound::from_borrowed_ptr_or_opt(py, names) };
+    let named = names.as_ref().map_or(0, |names| names.len().unwrap_or(0));
+    let all = if arguments.is_null() {
+        &[]
+    } else {
+        // SAFETY: called-by-the-interpreter: so many positional arguments, and one for each name behind them.
+        unsafe { std::slice::from_raw_parts(arguments, count + named) }
+    };
+    let mut values = vec![object];
+    values.extend(all);
+    let values: Vec<Bound<'_, PyAny>> = values
+        .into_iter()
+        // SAFETY: called-by-the-interpreter: references that outlive the call.
+        .map(|value| unsafe { Bound::from_borrowed_ptr(py, value) })
+        .collect();
+    hand_over(py, &ACQUIRE, &values, count + 1, names.as_ref())
+}
+
+unsafe extern "C" fn release(
+    object: *mut ffi::PyObject,
+    _nothing: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called-by-the-interpreter.
+    let py = unsafe { Python::assume_attached() };
+    // SAFETY: called-by-the-interpreter.
+    let freed = unsafe { ask(py, object, procession_core::Lock::release) };
+    if matches!(freed, Some(Ok(()))) {
+        return py.None().into_ptr();
+    }
+    // SAFETY: called-by-the-interpreter: a reference that outlives the call.
+    let object = unsafe { Bound::from_borrowed_ptr(py, object) };
+    hand_over(py, &RELEASE, &[object], 1, None)
+}
+
+/// Calls PyO3's method: the first `count` values are positional, the others have names.
+#[cold]
+fn hand_over(
+    py: Python<'_>,
+    method: &PyOnceLock<Py<PyAny>>,
+    values: &[Bound<'_, PyAny>],
+    count: usize,
+    names: Option<&Bound<'_, PyAny>>,
+) -> *mut ffi::PyObject {
+    let call = || {
+        let method = method.get(py).map(|method| method.bind(py));
+        let method = method.ok_or_else(|| {
+            pyo3::exceptions::PyRuntimeError::new_err("the class is not made yet")
+        })?;
+        let positional = PyTuple::new(py, &values[..count])?;
+        let Some(names) = names else {
+            return method.call1(positional);
+        };
+        let named = PyDict::new(py);
+        for (name, value) in names.try_iter()?.zip(&values[count..]) {
+            named.set_item(name?, value)?;
+        }
+        method.call(positional, Some(&named))
+    };
+    match call() {
+        Ok(value) => value.into_ptr(),
+        Err(error) => {
+            error.restore(py);
+            std::ptr::null_mut()
+        }
+    }
+}
