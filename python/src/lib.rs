@@ -8,10 +8,12 @@ mod blocking;
 mod entry;
 mod error;
 mod pickle;
+mod plain;
 mod pool;
 mod queue;
 mod sync;
 mod tree;
+mod value;
 
 use pyo3::prelude::*;
 

@@ -2,24 +2,17 @@
 
 use crate::blocking;
 use crate::error::raise;
-use crate::{pickle, tree};
-use procession_core::{Extent, ObjectName, Put, Taken};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use crate::tree;
+use crate::value::{self, Source};
+use procession_core::{ObjectName, Put, Taken};
+use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
+use pyo3::types::{PyDict, PyTuple, PyType};
 use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// A message's tag: it is a pickle.
-const PICKLE: u8 = 0;
-/// A message's tag: it is the bytes themselves, put as a `bytes` object.
-const BYTES: u8 = 1;
-/// Messages longer than this are copied without the interpreter. Letting go of it costs as much as copying 1 KiB;
-/// another thread may take it for 5 ms, so small messages are quicker with it.
-const COPY_ATTACHED_MAX: usize = 64 << 10;
 
 thread_local! {
     /// Where small messages are copied to before they are decoded: taken while in use.
@@ -65,22 +58,19 @@ impl Queue {
         timeout: Option<f64>,
     ) -> PyResult<()> {
         let (py, queue) = (slf.py(), slf.get().open(slf)?);
-        if let Ok(bytes) = obj.cast_exact::<PyBytes>() {
-            return store(py, queue, BYTES, &[bytes.as_bytes()], block, timeout);
-        }
-        let pieces = match pickle::dumps(py, obj) {
-            Ok(pieces) => pieces,
+        match value::encode(obj) {
+            Ok(value) => {
+                let tag = value.kind();
+                value.parts(py, &[], |parts| {
+                    store(py, queue, tag, parts, block, timeout)
+                })
+            }
+            // What isn't an error (Ctrl-C in a `__reduce__`) is the caller's.
+            Err(error) if !error.is_instance_of::<PyException>(py) => Err(error),
             Err(error) => {
                 let error = error.into_value(py);
-                slf.call_method1(intern!(py, "_on_queue_feeder_error"), (error, obj))?;
-                return Ok(());
-            }
-        };
-        match &pieces[..] {
-            [piece] => store(py, queue, PICKLE, &[piece.as_bytes(py)], block, timeout),
-            _ => {
-                let parts: Vec<_> = pieces.iter().map(|piece| piece.as_bytes(py)).collect();
-                store(py, queue, PICKLE, &parts, block, timeout)
+                slf.call_method1(intern!(py, "_on_queue_feeder_error"), (error, obj))
+                    .map(drop)
             }
         }
     }
@@ -220,26 +210,11 @@ fn take(
 
 /// The object of a message. User code may run: no lock of ours is held.
 fn decode<'py>(py: Python<'py>, taken: &Taken, buffer: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let bytes = match &taken.extent {
-        None => PyBytes::new(py, buffer),
-        Some(extent) => copy_out(py, extent)?,
+    let source = Source {
+        buffer,
+        extent: taken.extent.as_ref(),
     };
-    if taken.tag == BYTES {
-        Ok(bytes.into_any())
-    } else {
-        pickle::loads(py, &bytes)
-    }
-}
-
-fn copy_out<'py>(py: Python<'py>, extent: &Extent) -> PyResult<Bound<'py, PyBytes>> {
-    PyBytes::new_with(py, extent.len(), |to| {
-        if to.len() <= COPY_ATTACHED_MAX {
-            extent.copy_to(to)
-        } else {
-            py.detach(|| extent.copy_to(to))
-        }
-        .map_err(raise)
-    })
+    source.decode(py, taken.tag, 0)
 }
 
 /// An exception of the standard module `queue`.

@@ -10,10 +10,10 @@
 use super::feed::Feed;
 use super::result::{ApplyResult, End, Job};
 use super::task::Function;
-use super::value::{COPY_ATTACHED_MAX, Source, Value, kind, malformed};
 use super::{lock, seat::WorkerSeat};
 use crate::error::raise;
 use crate::tree;
+use crate::value::{COPY_ATTACHED_MAX, Source, Value, kind, malformed};
 use procession_core::pool::{Action, Driver, Failure, News, Phase, Refused, Submitted, WorkerId};
 use procession_core::{Deadline, Error, Taken};
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
@@ -181,7 +181,7 @@ impl Shared {
                 py.detach(|| self.core.submit(ticket, tag, parts))
             }
         });
-        drop::<Value>(value);
+        drop::<Value<'_>>(value);
         let (ticket, error) = match sent {
             Submitted::Accepted(_) => {
                 self.submissions.fetch_add(1, Ordering::Relaxed);

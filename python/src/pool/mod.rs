@@ -6,7 +6,6 @@ mod help;
 mod result;
 mod seat;
 mod task;
-mod value;
 
 use drive::Shared;
 use feed::Feed;

@@ -1,7 +1,7 @@
 //! What a caller gets for a job: `ApplyResult`, `MapResult`, and the iterators of `imap`.
 
 use super::drive::Shared;
-use super::{lock, value};
+use super::lock;
 use crate::blocking;
 use procession_core::Deadline;
 use procession_core::pool::batch::{Gather, Stream};
@@ -113,7 +113,7 @@ impl ApplyResult {
                 drop(state);
                 Err(PyErr::from_value(error.into_bound(py)))
             }
-            None => Err(value::malformed(0)),
+            None => Err(crate::value::malformed(0)),
         }
     }
 

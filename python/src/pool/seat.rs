@@ -2,9 +2,9 @@
 
 use super::lock;
 use super::task::{FUNCTION, FUNCTION_BYTES, Known, form};
-use super::value::{self, COPY_ATTACHED_MAX, Source, kind, malformed};
 use crate::error::raise;
 use crate::tree;
+use crate::value::{self, COPY_ATTACHED_MAX, Source, kind, malformed};
 use procession_core::pool::{Seat, Task, TaskId, WorkerId};
 use procession_core::{Deadline, Error, ObjectName};
 use pyo3::exceptions::PyException;

@@ -8,8 +8,8 @@
 //!  12+n    the payload
 //! ```
 
-use super::value::{self, Value};
 use crate::pickle;
+use crate::value::{self, Value};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCFunction, PyFunction, PyTuple, PyType};
 
@@ -81,7 +81,7 @@ impl Function {
     }
 
     /// Encodes what a task carries; user code may run.
-    pub(super) fn payload(&self, rest: &Bound<'_, PyAny>) -> PyResult<Value> {
+    pub(super) fn payload<'py>(&self, rest: &Bound<'py, PyAny>) -> PyResult<Value<'py>> {
         if self.is_named() {
             value::encode(rest)
         } else {

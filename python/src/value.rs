@@ -1,37 +1,67 @@
-//! Values in tasks and answers: most as a pickle, the commonest as themselves.
+//! Values in messages: as a pickle, or, the commonest, as themselves.
 
 use crate::error::raise;
-use crate::pickle;
+use crate::{pickle, plain};
 use procession_core::{Error, Extent};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt};
+use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
+use std::cell::Cell;
 
 /// What the bytes of a value are. Fits into four bits.
-pub(super) mod kind {
-    pub(in super::super) const PICKLE: u8 = 0;
-    pub(in super::super) const BYTES: u8 = 1;
-    pub(in super::super) const NONE: u8 = 2;
-    pub(in super::super) const BOOL: u8 = 3;
-    pub(in super::super) const INT: u8 = 4;
-    pub(in super::super) const FLOAT: u8 = 5;
+pub(crate) mod kind {
+    pub(crate) const PICKLE: u8 = 0;
+    pub(crate) const BYTES: u8 = 1;
+    pub(crate) const NONE: u8 = 2;
+    pub(crate) const BOOL: u8 = 3;
+    pub(crate) const INT: u8 = 4;
+    pub(crate) const FLOAT: u8 = 5;
     /// Of answers only: the task raised.
-    pub(in super::super) const RAISED: u8 = 6;
+    pub(crate) const RAISED: u8 = 6;
+    /// UTF-8.
+    pub(crate) const STR: u8 = 7;
+    /// Several plain values: `plain`.
+    pub(crate) const PLAIN: u8 = 8;
 }
 
-/// Payloads longer than this are copied without the interpreter: letting go of it costs as much as copying 1 KiB.
-pub(super) const COPY_ATTACHED_MAX: usize = 64 << 10;
+/// Payloads longer than this are copied without the interpreter: letting go of it costs as much as copying 1 KiB;
+/// another thread may take it for 5 ms, so short messages are quicker with it.
+pub(crate) const COPY_ATTACHED_MAX: usize = 64 << 10;
+/// The longest string that goes as its UTF-8, which the interpreter keeps beside a string that isn't ASCII.
+const STR_MAX: usize = 4096;
 
 /// An encoded value.
-pub(super) enum Value {
+pub(crate) enum Value<'py> {
     Pickle(pickle::Pieces),
-    Bytes(Py<PyBytes>),
+    Bytes(Bound<'py, PyBytes>),
+    Str(Bound<'py, PyString>),
+    Plain(Scratch),
     /// Small ones: kind, bytes, and how many of them count.
     Word(u8, [u8; 8], usize),
 }
 
+thread_local! {
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Room to encode in: a thread's own, taken while in use.
+pub(crate) struct Scratch(Vec<u8>);
+
+impl Scratch {
+    fn take() -> Self {
+        let mut bytes = SCRATCH.take();
+        bytes.clear();
+        Self(bytes)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        SCRATCH.set(std::mem::take(&mut self.0));
+    }
+}
+
 /// Encodes an object; user code may run.
-pub(super) fn encode(object: &Bound<'_, PyAny>) -> PyResult<Value> {
-    let py = object.py();
+pub(crate) fn encode<'py>(object: &Bound<'py, PyAny>) -> PyResult<Value<'py>> {
     if let Ok(number) = object.cast_exact::<PyInt>() {
         if let Ok(number) = number.extract::<i64>() {
             return Ok(Value::Word(kind::INT, number.to_le_bytes(), 8));
@@ -39,26 +69,37 @@ pub(super) fn encode(object: &Bound<'_, PyAny>) -> PyResult<Value> {
     } else if object.is_none() {
         return Ok(Value::Word(kind::NONE, [0; 8], 0));
     } else if let Ok(bytes) = object.cast_exact::<PyBytes>() {
-        return Ok(Value::Bytes(bytes.clone().unbind()));
+        return Ok(Value::Bytes(bytes.clone()));
+    } else if let Ok(text) = object.cast_exact::<PyString>() {
+        if text.len()? <= STR_MAX && text.to_str().is_ok() {
+            return Ok(Value::Str(text.clone()));
+        }
     } else if let Ok(truth) = object.cast_exact::<PyBool>() {
         return Ok(Value::Word(kind::BOOL, [u8::from(truth.is_true()); 8], 1));
     } else if let Ok(number) = object.cast_exact::<PyFloat>() {
         return Ok(Value::Word(kind::FLOAT, number.value().to_le_bytes(), 8));
+    } else {
+        let mut scratch = Scratch::take();
+        if plain::encode(object, &mut scratch.0) {
+            return Ok(Value::Plain(scratch));
+        }
     }
-    pickle::dumps(py, object).map(Value::Pickle)
+    pickle::dumps(object.py(), object).map(Value::Pickle)
 }
 
-impl Value {
-    pub(super) fn kind(&self) -> u8 {
+impl Value<'_> {
+    pub(crate) fn kind(&self) -> u8 {
         match self {
             Self::Pickle(_) => kind::PICKLE,
             Self::Bytes(_) => kind::BYTES,
+            Self::Str(_) => kind::STR,
+            Self::Plain(_) => kind::PLAIN,
             Self::Word(kind, ..) => *kind,
         }
     }
 
     /// Calls `send` with `head` and the value's bytes.
-    pub(super) fn parts<R>(
+    pub(crate) fn parts<R>(
         &self,
         py: Python<'_>,
         head: &[u8],
@@ -66,7 +107,10 @@ impl Value {
     ) -> R {
         match self {
             Self::Word(_, bytes, length) => send(&[head, &bytes[..*length]]),
-            Self::Bytes(bytes) => send(&[head, bytes.as_bytes(py)]),
+            Self::Bytes(bytes) => send(&[head, bytes.as_bytes()]),
+            // It had UTF-8 when it was encoded.
+            Self::Str(text) => send(&[head, text.to_str().unwrap_or_default().as_bytes()]),
+            Self::Plain(scratch) => send(&[head, &scratch.0]),
             Self::Pickle(pieces) => match &pieces[..] {
                 [piece] => send(&[head, piece.as_bytes(py)]),
                 _ => {
@@ -80,14 +124,14 @@ impl Value {
 }
 
 /// The bytes of a message, wherever they are.
-pub(super) struct Source<'a> {
-    pub(super) buffer: &'a [u8],
-    pub(super) extent: Option<&'a Extent>,
+pub(crate) struct Source<'a> {
+    pub(crate) buffer: &'a [u8],
+    pub(crate) extent: Option<&'a Extent>,
 }
 
 impl Source<'_> {
     /// Copies bytes from `at` on; false when there aren't as many.
-    pub(super) fn read(&self, at: usize, to: &mut [u8]) -> PyResult<bool> {
+    pub(crate) fn read(&self, at: usize, to: &mut [u8]) -> PyResult<bool> {
         match self.extent {
             Some(extent) => Ok(extent.copy_from(at, to).map_err(raise)? == to.len()),
             None => match self.buffer.get(at..at + to.len()) {
@@ -101,7 +145,7 @@ impl Source<'_> {
     }
 
     /// All bytes from `at` on.
-    pub(super) fn bytes<'py>(&self, py: Python<'py>, at: usize) -> PyResult<Bound<'py, PyBytes>> {
+    pub(crate) fn bytes<'py>(&self, py: Python<'py>, at: usize) -> PyResult<Bound<'py, PyBytes>> {
         let Some(extent) = self.extent else {
             return Ok(PyBytes::new(py, self.buffer.get(at..).unwrap_or_default()));
         };
@@ -115,8 +159,21 @@ impl Source<'_> {
         })
     }
 
+    /// Calls `read` with all bytes from `at` on.
+    fn with<'py, R>(
+        &self,
+        py: Python<'py>,
+        at: usize,
+        read: impl FnOnce(&[u8]) -> PyResult<R>,
+    ) -> PyResult<R> {
+        match self.extent {
+            None => read(self.buffer.get(at..).unwrap_or_default()),
+            Some(_) => read(self.bytes(py, at)?.as_bytes()),
+        }
+    }
+
     /// The value from `at` on; user code may run.
-    pub(super) fn decode<'py>(
+    pub(crate) fn decode<'py>(
         &self,
         py: Python<'py>,
         kind: u8,
@@ -126,6 +183,12 @@ impl Source<'_> {
         let length = match kind {
             kind::PICKLE => return pickle::loads(py, &self.bytes(py, at)?),
             kind::BYTES => return Ok(self.bytes(py, at)?.into_any()),
+            kind::STR => {
+                return self.with(py, at, |bytes| {
+                    Ok(PyString::from_bytes(py, bytes)?.into_any())
+                });
+            }
+            kind::PLAIN => return self.with(py, at, |bytes| plain::decode(py, bytes)),
             kind::NONE => return Ok(py.None().into_bound(py)),
             kind::BOOL => 1,
             kind::INT | kind::FLOAT => 8,
@@ -142,9 +205,9 @@ impl Source<'_> {
     }
 }
 
-pub(super) fn malformed(at: usize) -> PyErr {
+pub(crate) fn malformed(at: usize) -> PyErr {
     raise(Error::Malformed {
-        what: "message of a pool",
+        what: "message",
         at: at as u64,
     })
 }

@@ -1,0 +1,260 @@
+//! Small values without a pickle: what nearly all messages are made of, at a third of its price.
+//!
+//! ```text
+//! value    a byte that says what it is, then
+//!   NONE TRUE FALSE   nothing
+//!   INT FLOAT         8 bytes, little-endian
+//!   STR BYTES         a byte: the length, then as many bytes (UTF-8)
+//!   TUPLE LIST        a byte: how many, then as many values
+//!   DICT              a byte: how many, then as many pairs of values
+//! ```
+//! Only exact builtin types, few and short, so that no code of the user's runs and nothing else can see the
+//! difference to a pickle: an object that occurs twice, which a pickle keeps one, is left to the pickle.
+
+use crate::value::malformed;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+use std::cell::Cell;
+
+const NONE: u8 = 0;
+const TRUE: u8 = 1;
+const FALSE: u8 = 2;
+const INT: u8 = 3;
+const FLOAT: u8 = 4;
+const STR: u8 = 5;
+const BYTES: u8 = 6;
+const TUPLE: u8 = 7;
+const LIST: u8 = 8;
+const DICT: u8 = 9;
+
+/// The longest string or bytes inside: beyond it copying costs more than pickling.
+const LENGTH_MAX: usize = 255;
+/// Objects that can occur twice, at most: beyond it looking for them costs more than pickling.
+const SEEN_MAX: usize = 24;
+/// Containers in containers, at most.
+const DEPTH_MAX: usize = 4;
+
+/// The objects that a pickle would refer back to.
+struct Seen {
+    addresses: [usize; SEEN_MAX],
+    count: usize,
+}
+
+impl Seen {
+    /// Notes an object; false when it was there before, or there are too many.
+    fn note(&mut self, object: &Bound<'_, PyAny>) -> bool {
+        let address = object.as_ptr().addr();
+        let is_new = !self.addresses[..self.count].contains(&address);
+        match self.addresses.get_mut(self.count) {
+            Some(place) if is_new => {
+                *place = address;
+                self.count += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Appends the value; false, with anything appended, when it is left to a pickle.
+pub(crate) fn encode(object: &Bound<'_, PyAny>, to: &mut Vec<u8>) -> bool {
+    let mut seen = Seen {
+        addresses: [0; SEEN_MAX],
+        count: 0,
+    };
+    write(object, to, &mut seen, DEPTH_MAX)
+}
+
+fn write(object: &Bound<'_, PyAny>, to: &mut Vec<u8>, seen: &mut Seen, depth: usize) -> bool {
+    if let Ok(number) = object.cast_exact::<PyInt>() {
+        let Ok(number) = number.extract::<i64>() else {
+            return false;
+        };
+        to.push(INT);
+        to.extend(number.to_le_bytes());
+        true
+    } else if let Ok(text) = object.cast_exact::<PyString>() {
+        // A lone surrogate has no UTF-8.
+        text.to_str()
+            .is_ok_and(|text| write_bytes(STR, object, text.as_bytes(), to, seen))
+    } else if let Ok(number) = object.cast_exact::<PyFloat>() {
+        to.push(FLOAT);
+        to.extend(number.value().to_le_bytes());
+        true
+    } else if let Ok(items) = object.cast_exact::<PyTuple>() {
+        begin(TUPLE, object, items.len(), to, seen, depth)
+            && items
+                .iter_borrowed()
+                .all(|item| write(&item, to, seen, depth - 1))
+    } else if object.is_none() {
+        to.push(NONE);
+        true
+    } else if let Ok(truth) = object.cast_exact::<PyBool>() {
+        to.push(if truth.is_true() { TRUE } else { FALSE });
+        true
+    } else if let Ok(bytes) = object.cast_exact::<PyBytes>() {
+        write_bytes(BYTES, object, bytes.as_bytes(), to, seen)
+    } else if let Ok(items) = object.cast_exact::<PyList>() {
+        begin(LIST, object, items.len(), to, seen, depth)
+            && items.iter().all(|item| write(&item, to, seen, depth - 1))
+    } else if let Ok(items) = object.cast_exact::<PyDict>() {
+        begin(DICT, object, items.len(), to, seen, depth)
+            && items.iter().all(|(key, value)| {
+                write(&key, to, seen, depth - 1) && write(&value, to, seen, depth - 1)
+            })
+    } else {
+        false
+    }
+}
+
+fn write_bytes(
+    kind: u8,
+    object: &Bound<'_, PyAny>,
+    bytes: &[u8],
+    to: &mut Vec<u8>,
+    seen: &mut Seen,
+) -> bool {
+    let Ok(length) = u8::try_from(bytes.len()) else {
+        return false;
+    };
+    const { assert!(LENGTH_MAX == u8::MAX as usize) };
+    // The interpreter has each string and each bytes object of at most one byte once.
+    if length > 1 && !seen.note(object) {
+        return false;
+    }
+    to.push(kind);
+    to.push(length);
+    to.extend_from_slice(bytes);
+    true
+}
+
+fn begin(
+    kind: u8,
+    object: &Bound<'_, PyAny>,
+    length: usize,
+    to: &mut Vec<u8>,
+    seen: &mut Seen,
+    depth: usize,
+) -> bool {
+    let Ok(length) = u8::try_from(length) else {
+        return false;
+    };
+    // There is one empty tuple.
+    let is_single = kind == TUPLE && length == 0;
+    if depth == 0 || (!is_single && !seen.note(object)) {
+        return false;
+    }
+    to.push(kind);
+    to.push(length);
+    true
+}
+
+/// The value that the bytes are.
+pub(crate) fn decode<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let reader = Reader {
+        left: Cell::new(bytes),
+        length: bytes.len(),
+        depth: Cell::new(0),
+    };
+    let value = reader.read(py)?;
+    match reader.left.get() {
+        [] => Ok(value),
+        _ => Err(reader.malformed()),
+    }
+}
+
+/// Another process may have written anything: every length is checked, and so is how deep it goes.
+struct Reader<'a> {
+    left: Cell<&'a [u8]>,
+    length: usize,
+    depth: Cell<usize>,
+}
+
+impl<'a> Reader<'a> {
+    fn malformed(&self) -> PyErr {
+        malformed(self.length - self.left.get().len())
+    }
+
+    fn take(&self, count: usize) -> PyResult<&'a [u8]> {
+        let (taken, left) = self
+            .left
+            .get()
+            .split_at_checked(count)
+            .ok_or_else(|| self.malformed())?;
+        self.left.set(left);
+        Ok(taken)
+    }
+
+    fn byte(&self) -> PyResult<u8> {
+        match self.left.get() {
+            [byte, left @ ..] => {
+                self.left.set(left);
+                Ok(*byte)
+            }
+            [] => Err(self.malformed()),
+        }
+    }
+
+    fn word(&self) -> PyResult<[u8; 8]> {
+        let word = self.take(8)?;
+        word.try_into().map_err(|_| self.malformed())
+    }
+
+    fn read<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(match self.byte()? {
+            NONE => py.None().into_bound(py),
+            TRUE => PyBool::new(py, true).to_owned().into_any(),
+            FALSE => PyBool::new(py, false).to_owned().into_any(),
+            INT => PyInt::new(py, i64::from_le_bytes(self.word()?)).into_any(),
+            FLOAT => PyFloat::new(py, f64::from_le_bytes(self.word()?)).into_any(),
+            STR => {
+                let length = self.byte()?;
+                PyString::from_bytes(py, self.take(length.into())?)?.into_any()
+            }
+            BYTES => {
+                let length = self.byte()?;
+                PyBytes::new(py, self.take(length.into())?).into_any()
+            }
+            kind @ (TUPLE | LIST | DICT) => {
+                if self.depth.get() == DEPTH_MAX {
+                    return Err(self.malformed());
+                }
+                self.depth.set(self.depth.get() + 1);
+                let container = self.read_container(py, kind)?;
+                self.depth.set(self.depth.get() - 1);
+                container
+            }
+            _ => return Err(self.malformed()),
+        })
+    }
+
+    fn read_container<'py>(&self, py: Python<'py>, kind: u8) -> PyResult<Bound<'py, PyAny>> {
+        let count = usize::from(self.byte()?);
+        let items = || (0..count).map(|_| Next(self));
+        Ok(match kind {
+            TUPLE => PyTuple::new(py, items())?.into_any(),
+            LIST => PyList::new(py, items())?.into_any(),
+            _ => {
+                let pairs = PyDict::new(py);
+                for _ in 0..count {
+                    let key = self.read(py)?;
+                    pairs.set_item(key, self.read(py)?)?;
+                }
+                pairs.into_any()
+            }
+        })
+    }
+}
+
+/// The next value, read when its container takes it.
+struct Next<'r, 'a>(&'r Reader<'a>);
+
+impl<'py> IntoPyObject<'py> for Next<'_, '_> {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        self.0.read(py)
+    }
+}
