@@ -14,6 +14,7 @@ use crate::sys::clock;
 use crate::sys::word::{Acquire, Cell, SeqCst, Wake, Word};
 use crate::{Deadline, Result};
 use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::time::{Duration, Instant};
 
 shared! {
     /// A bell, on a line of its own.
@@ -76,46 +77,79 @@ impl Bell {
     }
 }
 
-/// Pauses before the first yield.
+/// Pauses before the first yield: 1.5 µs or so.
 const PAUSES: u32 = 64;
-/// Most times that the processor is offered to others before a sleep.
-const YIELDS: u32 = 10;
+/// Pauses between two looks, at most: each look takes the other side's cache line away from it.
+const GAP_MAX: u32 = 8;
+/// The longest wait awake: about 10 yields.
+const LONGEST: Duration = Duration::from_micros(5);
+/// The shortest: one yield.
+const SHORTEST: Duration = Duration::from_nanos(500);
+/// Every so many waits that end in a sleep, one is long enough for a peer that has to be woken first.
+const PROBE_EVERY: u32 = 16;
+/// As long as that takes: two processes that both sleep come back to answering each other awake.
+const PROBE: Duration = Duration::from_micros(25);
 
-/// How long to wait awake before a sleep: 64 pauses, then some yields, more of them the better that has gone.
+/// How long to wait awake before a sleep: 64 pauses, then some yields, for longer the better that has gone.
 ///
 /// A peer on another processor answers within the pauses and yields, at a tenth of what a sleep and a wake cost; one
-/// on the same processor gets it at the first yield. On a busy machine both fail, so failures shorten the wait.
+/// on the same processor gets it at the first yield. On a busy machine both fail, so failures shorten the wait; and a
+/// yield that gave the processor to somebody else for long ends it.
 #[derive(Debug)]
-pub(super) struct Patience(AtomicU32);
+pub(super) struct Patience {
+    nanoseconds: AtomicU32,
+    failures: AtomicU32,
+}
 
 impl Default for Patience {
     fn default() -> Self {
-        Self(AtomicU32::new(YIELDS))
+        Self {
+            nanoseconds: AtomicU32::new(LONGEST.subsec_nanos()),
+            failures: AtomicU32::new(0),
+        }
     }
 }
 
 impl Patience {
     /// Waits awake until `ready`; false when it gave up.
     pub(super) fn wait(&self, ready: impl Fn() -> Result<bool>) -> Result<bool> {
-        let yields = self.0.load(Ordering::Relaxed);
         if !clock::several_processors() {
             return Ok(false);
         }
-        for _ in 0..PAUSES {
+        let (mut paused, mut gap) = (0, 1);
+        while paused < PAUSES {
             if ready()? {
                 return Ok(true);
             }
-            std::hint::spin_loop();
+            for _ in 0..gap {
+                std::hint::spin_loop();
+            }
+            paused += gap;
+            gap = (gap * 2).min(GAP_MAX);
         }
-        for _ in 0..yields {
+        let usual = Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed).into());
+        let failures = self.failures.load(Ordering::Relaxed);
+        let is_probe = failures % PROBE_EVERY == PROBE_EVERY - 1;
+        let longest = if is_probe { PROBE } else { usual };
+        let begin = Instant::now();
+        loop {
             clock::yield_now();
             if ready()? {
-                self.0.store((yields * 2).min(YIELDS), Ordering::Relaxed);
+                self.set(if is_probe { LONGEST } else { usual * 2 });
                 return Ok(true);
             }
+            if begin.elapsed() > longest {
+                break;
+            }
         }
-        self.0
-            .store((yields - yields / 4).max(1), Ordering::Relaxed);
+        self.set(usual * 3 / 4);
+        self.failures
+            .store(failures.wrapping_add(1), Ordering::Relaxed);
         Ok(false)
+    }
+
+    fn set(&self, usual: Duration) {
+        let usual = usual.clamp(SHORTEST, LONGEST).subsec_nanos();
+        self.nanoseconds.store(usual, Ordering::Relaxed);
     }
 }
