@@ -108,7 +108,7 @@ impl Arena {
             return Err(TOKEN);
         }
         let file = mapping::inherit(descriptor)?;
-        if size(&file)? < FIRST_ALLOCATED * PAGE {
+        if mapping::extent(&file)?.length < FIRST_ALLOCATED * PAGE {
             return Err(OTHER);
         }
         let arena = Self {
@@ -153,11 +153,6 @@ impl Arena {
     pub fn reap(&self) -> Result<()> {
         super::recovery::reap(&self.inner)
     }
-}
-
-fn size(file: impl AsFd) -> Result<u64> {
-    let stat = rustix::fs::fstat(file).map_err(|errno| crate::sys::failed("fstat", errno))?;
-    Ok(stat.st_size.cast_unsigned())
 }
 
 impl Member {

@@ -4,6 +4,7 @@ use super::arena::Arena;
 use super::blocks;
 use super::layout::{PAGE, state};
 use super::pages::Kind;
+use crate::sys::mapping;
 use crate::sys::word::Relaxed;
 use crate::{Error, Result};
 use std::collections::HashSet;
@@ -68,9 +69,7 @@ impl Arena {
             let state = member.slot_at(number)?.state.load(Relaxed);
             census.processes += u64::from(state == state::LIVE || state == state::LEFT);
         }
-        let stat = rustix::fs::fstat(member.windows().file())
-            .map_err(|errno| crate::sys::failed("fstat", errno))?;
-        census.allocated_bytes = stat.st_blocks.cast_unsigned() * 512;
+        census.allocated_bytes = mapping::extent(member.windows().file())?.allocated;
         Ok(census)
     }
 }

@@ -74,6 +74,23 @@ pub(crate) fn punch(file: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
     rustix::fs::fallocate(file, flags, offset, bytes).map_err(|errno| failed("fallocate", errno))
 }
 
+/// How long a file is, and how much memory it has, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FileExtent {
+    pub(crate) length: u64,
+    pub(crate) allocated: u64,
+}
+
+/// How long a file is, and how much memory it has.
+pub(crate) fn extent(file: impl AsFd) -> Result<FileExtent> {
+    let stat = rustix::fs::fstat(file).map_err(|errno| failed("fstat", errno))?;
+    Ok(FileExtent {
+        length: stat.st_size.cast_unsigned(),
+        // stat(2) counts in 512 bytes, whatever the blocks of the file system are.
+        allocated: stat.st_blocks.cast_unsigned() * 512,
+    })
+}
+
 /// A part of a file, mapped shared, for reading and writing, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Mapping {

@@ -8,13 +8,15 @@
 //! Everything here runs with the interpreter held but for the waits, so no lock of ours is held across a fork.
 
 use super::feed::Feed;
+use super::lock;
 use super::result::{ApplyResult, End, Job};
 use super::task::Function;
-use super::{lock, seat::WorkerSeat};
+use super::turn::{Call, Owner, Turn, Waiting};
+use super::workers::Exit;
 use crate::error::raise;
 use crate::tree;
 use crate::value::{COPY_ATTACHED_MAX, Source, Value, kind, malformed};
-use procession_core::pool::{Action, Driver, Failure, News, Phase, Refused, Submitted, WorkerId};
+use procession_core::pool::{Driver, News, Phase, Refused, Submitted};
 use procession_core::{Deadline, Error, Taken};
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::intern;
@@ -24,12 +26,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::{self, ThreadId};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often a thread that waits looks after the workers, and a thread that waits for another looks up.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
 /// Answers delivered before a driver asks again whether it still has to wait.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 /// Fed jobs submit until so many tasks are unanswered, and go on when half of them are answered.
 const WINDOW_TASKS: usize = 4096;
 /// The same in bytes: more would only fill pages that a later message could have used again while they are warm.
@@ -48,18 +50,11 @@ pub(super) fn forked() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// How a worker ended.
-#[derive(Debug, Clone)]
-pub(super) enum Exit {
-    Code(i64),
-    NotStarted(String),
-}
-
 /// What comes back with a task's answer.
 pub(super) struct Ticket {
     pub(super) job: Job,
     pub(super) index: u64,
-    bytes: u64,
+    pub(super) bytes: u64,
 }
 
 /// A pool, as its results, its feeds and its helper share it.
@@ -75,43 +70,15 @@ pub(super) struct Shared {
     pub(super) submissions: AtomicU64,
     /// What the helper is at: see `help.rs`.
     pub(super) helper: AtomicU8,
-    bytes_out: AtomicU64,
+    pub(super) bytes_out: AtomicU64,
     last_function: Mutex<Option<Arc<Function>>>,
     /// Workers that are gone, to be reported once everything they said was heard.
-    gone: Mutex<Vec<(u32, i64)>>,
+    pub(super) gone: Mutex<Vec<(u32, i64)>>,
     /// What an initializer failed with.
-    fault: Mutex<Option<String>>,
+    pub(super) fault: Mutex<Option<String>>,
     forks: u32,
     /// The interpreter ends; this thread ends it.
     frozen: OnceLock<ThreadId>,
-}
-
-/// Who drives, and who would like to.
-#[derive(Default)]
-pub(super) struct Turn {
-    pub(super) owner: Option<ThreadId>,
-    /// The owner sleeps in the queue of answers.
-    pub(super) asleep: bool,
-    pub(super) by_helper: bool,
-    /// Threads that wait for a result, the owner included unless it is the helper.
-    pub(super) waiting: u32,
-    /// How many ever did.
-    pub(super) visits: u64,
-    /// Threads that want to hear of changes and have no use for the turn.
-    pub(super) watching: u32,
-    /// Counts what may end a wait for the turn.
-    pub(super) changes: u64,
-    pub(super) calls: VecDeque<Call>,
-    /// Callbacks that run now: at most one.
-    pub(super) calling: u32,
-    last_look: Option<Instant>,
-}
-
-/// A callback to be called by the helper.
-pub(super) struct Call {
-    pub(super) result: Py<ApplyResult>,
-    pub(super) call: Py<PyAny>,
-    pub(super) value: Py<PyAny>,
 }
 
 impl Shared {
@@ -346,7 +313,7 @@ impl Shared {
     }
 
     /// Delivers messages that are there, at most so many.
-    fn hear_all(
+    pub(super) fn hear_all(
         self: &Arc<Self>,
         py: Python<'_>,
         buffer: &mut Vec<u8>,
@@ -414,107 +381,6 @@ impl Shared {
         Ok(Err(raised))
     }
 
-    /// Does what the scheduler wants done; `raising`: a worker that can't be started is the caller's exception.
-    pub(super) fn carry_out(self: &Arc<Self>, py: Python<'_>, raising: bool) -> PyResult<()> {
-        if !self.core.has_actions() {
-            return Ok(());
-        }
-        while let Some(action) = self.core.next_action().map_err(raise)? {
-            match action {
-                Action::Start(worker) => self.start(py, worker, raising)?,
-                Action::Fail(ticket, failure) => {
-                    self.bytes_out.fetch_sub(ticket.bytes, Ordering::Relaxed);
-                    let end = match failure {
-                        Failure::Lost(exit) => self.failure(py, "lost", Some(&exit))?,
-                        Failure::Terminated => self.failure(py, "terminated", None)?,
-                        Failure::Broken(exit) => self.failure(py, "broken", Some(&exit))?,
-                    };
-                    ticket.job.put(py, ticket.index, Err(end));
-                }
-                Action::Stop => {}
-                Action::Kill => {
-                    self.staff.call_method0(py, intern!(py, "kill"))?;
-                }
-            }
-        }
-        self.tell_all()
-    }
-
-    fn start(self: &Arc<Self>, py: Python<'_>, worker: WorkerId, raising: bool) -> PyResult<()> {
-        let started = self
-            .core
-            .seat(tree::arena()?, worker)
-            .map_err(raise)
-            .and_then(|seat| {
-                let seat = Py::new(py, WorkerSeat::new(seat))?;
-                self.staff
-                    .call_method1(py, intern!(py, "start"), (worker.0, seat))
-            });
-        let Err(error) = started else {
-            return Ok(());
-        };
-        self.core
-            .start_failed(worker, Exit::NotStarted(error.to_string()));
-        if raising || !error.is_instance_of::<PyException>(py) {
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    /// The exception for a task that nobody will answer.
-    fn failure(&self, py: Python<'_>, why: &str, exit: Option<&Exit>) -> PyResult<Py<PyAny>> {
-        let (code, text) = match exit {
-            Some(Exit::Code(code)) => (Some(*code), None),
-            Some(Exit::NotStarted(text)) => (None, Some(text.clone())),
-            None => (None, None),
-        };
-        let fault = lock(&self.fault).clone();
-        self.staff
-            .call_method1(py, intern!(py, "failure"), (why, code, text, fault))
-    }
-
-    fn is_time_to_look(&self) -> bool {
-        let now = Instant::now();
-        let mut turn = lock(&self.turn);
-        let due = turn
-            .last_look
-            .is_none_or(|then| now.duration_since(then) >= LOOK);
-        if due {
-            turn.last_look = Some(now);
-        }
-        due
-    }
-
-    /// Notices workers that are gone: first who, then everything they said, then what died with them.
-    pub(super) fn reap(self: &Arc<Self>, py: Python<'_>, buffer: &mut Vec<u8>) -> PyResult<()> {
-        let gone: Vec<(u32, i64)> = self
-            .staff
-            .call_method0(py, intern!(py, "gone"))?
-            .extract(py)?;
-        lock(&self.gone).extend(gone);
-        if lock(&self.gone).is_empty() {
-            return Ok(());
-        }
-        while self.hear_all(py, buffer, BATCH)? > 0 {}
-        if self.core.has_news().map_err(raise)? {
-            // A worker is inside the queue, stopped perhaps. Answers are never overtaken by the news of a death.
-            return Ok(());
-        }
-        let gone = std::mem::take(&mut *lock(&self.gone));
-        for (worker, code) in gone {
-            self.core
-                .exited(WorkerId(worker), Exit::Code(code))
-                .map_err(raise)?;
-        }
-        self.carry_out(py, false)
-    }
-
-    /// Looks after the workers now.
-    pub(super) fn maintain(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        lock(&self.turn).last_look = None;
-        self.look(py)
-    }
-
     /// Lets feeds submit more, if there is room for it.
     fn feed(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
         if lock(&self.feeds).is_empty() || !self.has_room(true) {
@@ -565,7 +431,7 @@ impl Shared {
     }
 
     /// Waits for ever if the interpreter ends, unless in the thread that ends it.
-    fn stay_if_frozen(&self, py: Python<'_>) {
+    pub(super) fn stay_if_frozen(&self, py: Python<'_>) {
         let ends = |by: &ThreadId| *by != thread::current().id();
         if self.frozen.get().is_some_and(ends) {
             py.detach(|| {
@@ -573,93 +439,6 @@ impl Shared {
                     thread::park();
                 }
             });
-        }
-    }
-
-    /// Sleeps until something changes that was not `seen`.
-    pub(super) fn wait(&self, py: Python<'_>, seen: u64, until: Deadline) {
-        py.detach(|| self.wait_for_change(seen, until));
-        self.stay_if_frozen(py);
-    }
-
-    fn wait_for_change(&self, seen: u64, until: Deadline) {
-        let turn = lock(&self.turn);
-        if turn.changes == seen {
-            match until.remaining() {
-                Some(time) => drop(self.changed.wait_timeout(turn, time)),
-                None => drop(self.changed.wait(turn)),
-            }
-        }
-    }
-
-    /// Tells the threads that wait for the turn, if any do, that results were delivered.
-    fn tell_waiting(&self) {
-        let mut turn = lock(&self.turn);
-        if turn.waiting > 1 || turn.watching > 0 || (turn.by_helper && turn.waiting > 0) {
-            turn.changes += 1;
-            self.changed.notify_all();
-        }
-    }
-
-    /// Tells every thread that waits, the one that sleeps in the queue included.
-    pub(super) fn tell_all(&self) -> PyResult<()> {
-        let mut turn = lock(&self.turn);
-        turn.changes += 1;
-        self.changed.notify_all();
-        if turn.asleep {
-            self.core.nudge().map_err(raise)?;
-        }
-        Ok(())
-    }
-}
-
-/// A thread that waits for a result.
-struct Waiting<'a>(&'a Shared);
-
-impl<'a> Waiting<'a> {
-    fn begin(shared: &'a Shared) -> Self {
-        let mut turn = lock(&shared.turn);
-        turn.waiting += 1;
-        turn.visits += 1;
-        Self(shared)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        lock(&self.0.turn).waiting -= 1;
-    }
-}
-
-/// The turn, given up when dropped; taken again by a thread that has it, for user code that waits while it decodes.
-pub(super) struct Owner<'a> {
-    shared: &'a Shared,
-    before: Option<ThreadId>,
-}
-
-impl<'a> Owner<'a> {
-    pub(super) fn begin(
-        shared: &'a Shared,
-        turn: &mut Turn,
-        me: ThreadId,
-        by_helper: bool,
-    ) -> Self {
-        let before = turn.owner.replace(me);
-        turn.by_helper = by_helper || (before.is_some() && turn.by_helper);
-        Self { shared, before }
-    }
-}
-
-impl Drop for Owner<'_> {
-    fn drop(&mut self) {
-        let mut turn = lock(&self.shared.turn);
-        turn.owner = self.before;
-        if self.before.is_none() {
-            turn.by_helper = false;
-            if turn.waiting > 0 {
-                turn.changes += 1;
-                self.shared.changed.notify_all();
-            }
         }
     }
 }

@@ -10,9 +10,10 @@
 //! PARKED   it sleeps until it is woken                           a submitter: ABOUT, and wakes it
 //! ```
 
-use super::drive::{LOOK, Owner, Shared};
+use super::drive::{LOOK, Shared};
 use super::lock;
 use super::result::ApplyResult;
+use super::turn::Owner;
 use procession_core::Deadline;
 use procession_core::pool::Phase;
 use pyo3::intern;

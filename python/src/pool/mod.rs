@@ -6,6 +6,8 @@ mod help;
 mod result;
 mod seat;
 mod task;
+mod turn;
+mod workers;
 
 use drive::Shared;
 use feed::Feed;
