@@ -2,7 +2,7 @@
 
 use super::layout::{
     FIRST_ALLOCATED, FIRST_RESERVED, Header, LAYOUT, MAGIC, PAGE, SLOTS, SLOTS_START, Slot,
-    WINDOWS, state, window_bytes,
+    WINDOWS, build, state, window_bytes,
 };
 use super::object::References;
 use super::pages::Entry;
@@ -76,6 +76,7 @@ impl Arena {
         header.id[0].store(low, Relaxed);
         header.id[1].store(high, Relaxed);
         header.layout.store(LAYOUT, Relaxed);
+        header.build.store(build(), Relaxed);
         header.magic.store(MAGIC, Release);
         let arena = Self {
             inner: Arc::new(member),
@@ -93,7 +94,7 @@ impl Arena {
             at: 0,
         };
         const OTHER: Error = Error::Misuse {
-            what: "the inherited arena is another one, or of another version",
+            what: "the inherited descriptor is not the arena that the token names",
         };
         let mut fields = token.split(':');
         let mut field = || fields.next().ok_or(TOKEN);
@@ -116,10 +117,14 @@ impl Arena {
         };
         let header = arena.inner.header()?;
         let same = header.magic.load(Acquire) == MAGIC
-            && header.layout.load(Relaxed) == LAYOUT
             && [header.id[0].load(Relaxed), header.id[1].load(Relaxed)] == id;
         if !same {
             return Err(OTHER);
+        }
+        if header.layout.load(Relaxed) != LAYOUT || header.build.load(Relaxed) != build() {
+            return Err(Error::Misuse {
+                what: "the inherited arena was made by another build of procession",
+            });
         }
         if arena.inner.slot_at(slot)?.generation.load(Relaxed) != generation {
             return Err(Error::Misuse {

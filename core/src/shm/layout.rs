@@ -25,6 +25,11 @@ pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"processn");
 /// Changes with any change of what `docs/shm.md` draws.
 pub(crate) const LAYOUT: u32 = 1;
 
+/// A number for the sources of this build: processes of another one may mean other things by the same bytes.
+pub(crate) fn build() -> u64 {
+    env!("PROCESSION_BUILD").parse().unwrap_or(0)
+}
+
 /// Bytes of a page, the unit in which memory is given out.
 pub(crate) const PAGE: u64 = 4096;
 /// Bytes of the first window; the next has as many, and each one after that twice as many as the one before.
@@ -82,7 +87,10 @@ shared! {
         id: [Cell; 2],
         /// Slots ever taken are below this number.
         slots_used: Word,
-        _unused: [Word; 7],
+        _pad: Word,
+        /// [`build`].
+        build: Cell,
+        _unused: [Word; 4],
         /// Held by who claims or recovers slots.
         registry: RobustLock,
         /// Held by who changes the page tables, the slabs or what these cells say.

@@ -9,6 +9,7 @@
     reason = "seeds and counts, for whoever reads a failure"
 )]
 
+mod attach;
 mod child;
 #[cfg(crash_points)]
 mod crash;

@@ -1,0 +1,100 @@
+//! Joining an arena with a token: what is checked.
+
+use crate::child::alone;
+use procession_core::{Acquired, Arena, Deadline, Error, Lock};
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+
+/// A copy of the arena's descriptor, for an attach to take over.
+fn copy(arena: &Arena) -> RawFd {
+    arena
+        .descriptor()
+        .try_clone_to_owned()
+        .unwrap()
+        .into_raw_fd()
+}
+
+fn refused(token: &str) -> Error {
+    Arena::attach(token).expect_err("it must be refused")
+}
+
+#[test]
+fn a_token_is_good_for_one_attach() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let lock = Lock::new(&arena).unwrap();
+    let slot = arena.reserve().unwrap();
+    slot.give(lock.name()).unwrap();
+    let token = |descriptor| slot.token(descriptor);
+    let joined = Arena::attach(&token(copy(&arena))).unwrap();
+    assert_eq!(arena.census().unwrap().processes, 2);
+    let same = Lock::open(&joined, lock.name()).unwrap();
+    assert_eq!(same.acquire(Deadline::NEVER).unwrap(), Acquired::Clean);
+    assert!(lock.is_held().unwrap());
+    lock.release().unwrap();
+    assert!(matches!(
+        refused(&token(copy(&arena))),
+        Error::Misuse { .. }
+    ));
+}
+
+#[test]
+fn a_place_that_was_given_back_is_gone() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let slot = arena.reserve().unwrap();
+    let token = slot.token(copy(&arena));
+    drop(slot);
+    assert!(matches!(refused(&token), Error::Misuse { .. }));
+    assert_eq!(arena.census().unwrap().processes, 1);
+}
+
+#[test]
+fn another_arena_is_refused() {
+    let _alone = alone();
+    let (arena, other) = (Arena::create().unwrap(), Arena::create().unwrap());
+    let slot = arena.reserve().unwrap();
+    let error = refused(&slot.token(copy(&other)));
+    assert!(error.to_string().contains("not the arena"), "{error}");
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let error = refused(&slot.token(file.into_raw_fd()));
+    assert!(matches!(error, Error::Malformed { .. }), "{error}");
+}
+
+#[test]
+fn another_build_is_refused() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let slot = arena.reserve().unwrap();
+    let path = format!("/proc/self/fd/{}", arena.descriptor().as_raw_fd());
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    // docs/shm.md: the header's `build`.
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0; 8], 40).unwrap();
+    let error = refused(&slot.token(copy(&arena)));
+    assert!(error.to_string().contains("another build"), "{error}");
+}
+
+#[test]
+fn malformed_tokens_are_refused() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let descriptor = arena.descriptor().as_raw_fd();
+    let generation = "1:7";
+    for token in [
+        String::new(),
+        "x".to_owned(),
+        format!("{descriptor}"),
+        format!("{descriptor}:0:1:0:0"),
+        format!("{descriptor}:1024:1:0:0"),
+        format!("{descriptor}:{generation}:zz:0"),
+        format!("{descriptor}:{generation}:0"),
+        "-1:1:1:0:0".to_owned(),
+        "99999:1:1:0:0".to_owned(),
+    ] {
+        let error = refused(&token);
+        assert!(
+            matches!(error, Error::Malformed { .. } | Error::Os { .. }),
+            "{token:?}: {error}"
+        );
+    }
+    assert_eq!(arena.census().unwrap().processes, 1);
+}
