@@ -241,8 +241,15 @@ impl Member {
     /// # Errors
     /// `Misuse` when the reservation is gone.
     pub(crate) fn settle_in(&self, number: u32) -> Result<()> {
+        const GONE: Error = Error::Misuse {
+            what: "the place kept for this process is gone",
+        };
         let thread = robust::this_thread();
         let slot = self.slot_at(number)?;
+        if slot.state.load(Acquire) != state::RESERVED {
+            // Somebody has it, perhaps: nothing of it is touched.
+            return Err(GONE);
+        }
         slot.pid.store(identity::pid(), Relaxed);
         slot.started.store(identity::started(), Relaxed);
         slot.thread.store(thread.tid(), Relaxed);
@@ -250,9 +257,7 @@ impl Member {
         thread.link(&slot.life);
         if !slot.state.replace(state::RESERVED, state::LIVE) {
             thread.unlink(&slot.life);
-            return Err(Error::Misuse {
-                what: "the place kept for this process is gone",
-            });
+            return Err(GONE);
         }
         self.slot.store(number, Relaxed);
         self.generation
