@@ -1,7 +1,7 @@
 //! Forked children for tests, and a watchdog.
 
 use procession_core::Arena;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A forked child that is killed and reaped when the test is done with it.
@@ -68,11 +68,61 @@ impl Drop for Child {
     }
 }
 
+/// Longer than any test takes on a loaded machine.
+const WATCHDOG: Duration = Duration::from_secs(600);
+
+/// When the test that runs now began.
+static BEGAN: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// A test that has the program for itself.
+#[derive(Debug)]
+pub(crate) struct Alone(#[expect(dead_code, reason = "held")] MutexGuard<'static, ()>);
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        *BEGAN.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
 /// Keeps other tests of this program away: a forked child holds whatever the whole process holds, so tests that ask
-/// who holds what, or stop a child, would see each other's.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
+/// who holds what, or stop a child, would see each other's. A test that hangs shows its stacks and ends the program.
+pub(crate) fn alone() -> Alone {
     static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    static WATCH: Once = Once::new();
+    WATCH.call_once(|| drop(std::thread::spawn(watch)));
+    let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    *BEGAN.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    Alone(guard)
+}
+
+fn watch() {
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        let began = *BEGAN.lock().unwrap_or_else(PoisonError::into_inner);
+        if began.is_some_and(|began| began.elapsed() > WATCHDOG) {
+            println!("a test hangs for {WATCHDOG:?}");
+            show_stacks();
+            std::process::abort();
+        }
+    }
+}
+
+/// Where each thread is: by the debugger, if there is one, else by what the kernel tells.
+fn show_stacks() {
+    let pid = std::process::id().to_string();
+    let shown = std::process::Command::new("gdb")
+        .args(["-batch", "-ex", "thread apply all bt", "-p", &pid])
+        .status();
+    if shown.is_ok_and(|status| status.success()) {
+        return;
+    }
+    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten() {
+        let Ok(task) = task else { continue };
+        for file in ["comm", "wchan", "syscall"] {
+            let text = std::fs::read_to_string(task.path().join(file));
+            println!("{file}: {}", text.unwrap_or_default().trim());
+        }
+    }
 }
 
 /// Waits for what another process does, for as long as a loaded machine may need.
