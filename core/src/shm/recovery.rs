@@ -79,15 +79,16 @@ pub(crate) fn is_gone(member: &Member, number: u32) -> Result<bool> {
     }
 }
 
-/// Gives back what the process of a slot held, which is gone, and frees the slot.
+/// Gives back what the process of a slot held, if it is gone, and frees the slot.
 pub(crate) fn recover(member: &Member, number: u32) -> Result<()> {
     let header = member.header()?;
     let _held = header.registry.lock_outer();
-    let slot = member.slot_at(number)?;
-    let before = slot.state.load(Acquire);
-    if before == state::FREE {
+    // Another process may have recovered the slot since the caller looked, and a third one may live in it by now.
+    if !is_gone(member, number)? {
         return Ok(());
     }
+    let slot = member.slot_at(number)?;
+    let before = slot.state.load(Acquire);
     if before != state::LEFT {
         slot.state.store(state::DEAD, Release);
     }
@@ -124,4 +125,20 @@ pub(crate) fn recover(member: &Member, number: u32) -> Result<()> {
     slot.life.word.store(0, Relaxed);
     slot.state.store(state::FREE, Release);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Arena;
+    use super::*;
+
+    #[test]
+    fn a_slot_that_lives_again_is_left_alone() {
+        let arena = Arena::found(&[]).unwrap();
+        let member = &*arena.inner;
+        // As one does who found the slot's last process gone, and then waited for another to recover it.
+        recover(member, member.slot()).unwrap();
+        let slot = member.slot_at(member.slot()).unwrap();
+        assert_eq!(slot.state.load(Relaxed), state::LIVE);
+    }
 }
