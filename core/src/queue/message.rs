@@ -26,6 +26,9 @@ pub struct Taken {
 ///
 /// # Across processes
 /// Nobody else refers to them. They are given back when this process dies.
+///
+/// # After fork
+/// They stay the parent's: the child's copy may be read as long as the parent keeps its own, and frees nothing.
 #[derive(Debug)]
 pub struct Extent {
     pub(super) arena: Arena,

@@ -196,10 +196,11 @@ pub(crate) fn take_run(member: &Member, bytes: u64) -> Result<u64> {
     Ok(pages::take(member, pages, 1, member.slot())? * PAGE)
 }
 
-/// Frees a run that this process owns.
+/// Frees a run if this process owns it: the child of a fork has a copy of whatever refers to its parent's.
 pub(crate) fn free_run(member: &Member, offset: u64) -> Result<()> {
     let _held = lock(member)?;
-    if member.run(offset / PAGE)?.kind == Kind::Used {
+    let entry = member.run(offset / PAGE)?;
+    if entry == Entry::used(entry.pages, member.slot()) {
         pages::free(member, offset / PAGE)?;
     }
     Ok(())

@@ -289,3 +289,20 @@ fn many_queues_need_windows_that_no_lock_is_in_the_way_of() {
     drop(queues);
     until_empty(&arena);
 }
+
+#[test]
+fn a_forked_child_does_not_free_its_parents_bytes() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let queue = Queue::new(&arena, None).unwrap();
+    queue.put(0, &[&[7; 50_000]], Deadline::NEVER).unwrap();
+    let mut buffer = Vec::new();
+    let taken = queue.get_into(&mut buffer, Deadline::NEVER).unwrap();
+    let owned = arena.census().unwrap().owned_bytes;
+    assert!(owned >= 50_000);
+    // SAFETY: the child's copy is dropped once, in the child, which leaves by _exit.
+    fork(|| drop(unsafe { std::ptr::read(&raw const taken) })).join();
+    assert_eq!(arena.census().unwrap().owned_bytes, owned);
+    drop(taken);
+    assert_eq!(arena.census().unwrap().owned_bytes, 0);
+}
