@@ -156,8 +156,12 @@ pub(super) fn repair_put(member: &Member, queue: u64, state: &QueueState) -> Res
         put.position.store(next, Relaxed);
         put.segment.store(put.next_segment.load(Relaxed), Relaxed);
         put.count.store(put.next_count.load(Relaxed), Release);
-    } else if run != 0 && blocks::unlink(member, run, queue)? {
-        loose[0] = Some(run);
+    } else {
+        if run != 0 && blocks::unlink(member, run, queue)? {
+            loose[0] = Some(run);
+        }
+        // A put notes it only when it enters a new segment, so the next repair would believe what this one undid.
+        put.next_segment.store(put.segment.load(Relaxed), Relaxed);
     }
     put.run.store(0, Relaxed);
     Ok(loose)
@@ -221,4 +225,30 @@ pub(super) fn free(member: &Member, loose: Loose) -> Result<()> {
         .into_iter()
         .flatten()
         .try_for_each(|run| blocks::free_run(member, run))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{QueueState, repair_put};
+    use crate::shm::Arena;
+    use crate::shm::layout::OBJECT_HEADER;
+    use crate::sys::word::Relaxed;
+    use crate::{Deadline, Queue};
+
+    #[test]
+    fn an_undone_step_into_a_segment_is_forgotten() {
+        let arena = Arena::create().unwrap();
+        let queue = Queue::new(&arena, None).unwrap();
+        queue.put(0, &[b"first"], Deadline::NEVER).unwrap();
+        let (member, offset) = (&*arena.inner, queue.name().offset);
+        let state: &QueueState = member.at(offset + OBJECT_HEADER).unwrap();
+        let segment = state.put.segment.load(Relaxed);
+        // A producer dies before it publishes the jump into a segment, and another one after a put.
+        state.put.next_position.store(8 << 20, Relaxed);
+        state.put.next_segment.store(8 << 20, Relaxed);
+        assert_eq!(repair_put(member, offset, state).unwrap(), [None; 2]);
+        queue.put(0, &[b"second"], Deadline::NEVER).unwrap();
+        assert_eq!(repair_put(member, offset, state).unwrap(), [None; 2]);
+        assert_eq!(state.put.segment.load(Relaxed), segment);
+    }
 }
