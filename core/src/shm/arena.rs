@@ -1,8 +1,8 @@
 //! This process' membership in the arena of its tree.
 
 use super::layout::{
-    FIRST_ALLOCATED, FIRST_RESERVED, Header, LAYOUT, MAGIC, PAGE, SLOTS, SLOTS_START, Slot,
-    WINDOWS, build, state, window_bytes,
+    FIRST_ALLOCATED, FIRST_RESERVED, Header, LAYOUT, MAGIC, PAGE, SLOTS, Slot, WINDOWS, build,
+    state, window_bytes,
 };
 use super::object::References;
 use super::pages::Entry;
@@ -81,7 +81,7 @@ impl Arena {
         let arena = Self {
             inner: Arc::new(member),
         };
-        let slot = slots::claim(&arena.inner, 0)?;
+        let slot = slots::claim(&arena.inner, 0, None)?;
         arena.inner.settle_in(slot)?;
         family::enter(&arena.inner);
         Ok(arena)
@@ -220,8 +220,7 @@ impl Member {
                 what: "the number of a slot",
             });
         }
-        self.windows
-            .at(SLOTS_START + u64::from(slot) * size_of::<Slot>() as u64)
+        self.windows.at(slots::place(slot))
     }
 
     /// Windows that exist now.

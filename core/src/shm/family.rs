@@ -6,8 +6,9 @@
 
 use super::arena::Member;
 use super::{object, slots};
+use crate::sys::fork::{self, Sign};
+use crate::sys::robust;
 use crate::sys::word::Relaxed;
-use crate::sys::{fork, robust};
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 
@@ -19,6 +20,8 @@ struct Crossing {
     member: Arc<Member>,
     /// The child's slot and its generation; none when there was no place for it.
     child: Option<(u32, u32)>,
+    /// Let go of by the parent at once, by the child when it has settled.
+    _sign: Option<Sign>,
 }
 
 /// The forking thread's arenas, and the table of them, held still.
@@ -44,14 +47,19 @@ extern "C" fn prepare() {
 }
 
 fn cross(member: Arc<Member>) -> Crossing {
-    let slot = slots::claim(&member, member.slot());
+    let sign = Sign::new(member.windows().file()).ok();
+    let slot = slots::claim(&member, member.slot(), sign.as_ref());
     member.windows().gate().close();
     let child = slot.ok().and_then(|slot| {
         // An object that can't be held for the child now can't be used by it either: it says so there.
         let _ = object::hold_all(&member, &member.references_inside(), slot);
         Some((slot, member.slot_at(slot).ok()?.generation.load(Relaxed)))
     });
-    Crossing { member, child }
+    Crossing {
+        member,
+        child,
+        _sign: sign,
+    }
 }
 
 extern "C" fn parent() {
@@ -64,7 +72,12 @@ extern "C" fn parent() {
     }
     // Before the arenas may be dropped, which their owners may have done meanwhile.
     drop(arenas);
-    for Crossing { member, child } in crossings {
+    for Crossing {
+        member,
+        child,
+        _sign,
+    } in crossings
+    {
         if let (true, Some((slot, generation))) = (failed, child) {
             // What can't be given back now is when this process is gone.
             let _ = slots::give_back(&member, slot, generation);
@@ -78,12 +91,17 @@ extern "C" fn child() {
         return;
     };
     drop(arenas);
-    for Crossing { member, child } in crossings {
+    for Crossing {
+        member,
+        child,
+        _sign,
+    } in crossings
+    {
         member.windows().gate().open();
         let settled = child.and_then(|(slot, _)| member.settle_in(slot).ok());
         if settled.is_none() {
             // Its place was taken for abandoned, or there was none: a new one, holding the same objects.
-            if let Ok(slot) = slots::claim(&member, 0) {
+            if let Ok(slot) = slots::claim(&member, 0, None) {
                 let (_through, references) = member.references();
                 let _ = object::hold_all(&member, &references, slot);
                 let _ = member.settle_in(slot);

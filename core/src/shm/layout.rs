@@ -131,7 +131,9 @@ shared! {
         started: Cell,
         /// The id of the thread that holds the life word.
         thread: Word,
-        _unused: [Word; 15],
+        /// Not zero: reserved for a forked child, which holds a [sign](crate::sys::fork::Sign) until it has settled.
+        signed: Word,
+        _unused: [Word; 14],
     }
 }
 

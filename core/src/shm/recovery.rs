@@ -13,10 +13,11 @@
 use super::arena::Member;
 use super::blocks;
 use super::layout::state;
+use super::slots;
 use crate::Result;
-use crate::sys::identity;
 use crate::sys::robust::OWNER_DIED;
 use crate::sys::word::{Acquire, Relaxed, Release};
+use crate::sys::{fork, identity};
 
 /// The process that is being recovered.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +50,7 @@ pub(super) fn reap(member: &Member) -> Result<()> {
     Ok(())
 }
 
-/// Whether the process of a slot is gone, or its parent, if no process has taken the slot over yet.
+/// Whether the process of a slot is gone; if none has taken it over yet, whether none will.
 ///
 /// Two loads as long as the kernel has not marked the slot's life word.
 pub(crate) fn is_gone(member: &Member, number: u32) -> Result<bool> {
@@ -63,6 +64,11 @@ pub(crate) fn is_gone(member: &Member, number: u32) -> Result<bool> {
                 // Claimed by a process for itself: it takes it over in a moment.
                 let (pid, started) = (slot.pid.load(Relaxed), slot.started.load(Relaxed));
                 return Ok(identity::is_gone(pid, started, 0, false));
+            }
+            if slot.signed.load(Relaxed) != 0 {
+                // Forked: the child lives or doesn't, whatever its parent does. It may have settled since the look.
+                let signed = fork::has_sign(member.windows().file(), slots::place(number));
+                return Ok(!signed && slot.state.load(Acquire) == state::RESERVED);
             }
             let free = member.slot_at(parent)?.state.load(Acquire) == state::FREE;
             Ok(free || is_gone(member, parent)?)
@@ -116,8 +122,9 @@ pub(crate) fn recover(member: &Member, number: u32) -> Result<()> {
     }
     for child in 1..header.slots_used.load(Acquire) {
         let slot = member.slot_at(child)?;
-        // Kept for a child that never came: this process can't start it any more.
-        if child != number && slot.parent.load(Relaxed) == number {
+        // Kept for a child that never came: this process can't start it any more. A forked one is there already.
+        let kept = child != number && slot.parent.load(Relaxed) == number;
+        if kept && slot.signed.load(Relaxed) == 0 {
             slot.state.replace(state::RESERVED, state::DEAD);
         }
     }

@@ -1,9 +1,10 @@
 //! Places in the tree: claimed by a parent, taken over by its child.
 
 use super::arena::{Arena, Member};
-use super::layout::{SLOTS, state};
+use super::layout::{SLOTS, SLOTS_START, Slot, state};
 use super::object::{self, ObjectName};
 use super::recovery;
+use crate::sys::fork::Sign;
 use crate::sys::identity;
 use crate::sys::word::{Relaxed, Release};
 use crate::{Error, Result};
@@ -26,7 +27,7 @@ impl Arena {
     /// # Errors
     /// `Exhausted` when the tree has 1023 processes already.
     pub fn reserve(&self) -> Result<ChildSlot> {
-        let slot = claim(&self.inner, self.inner.slot())?;
+        let slot = claim(&self.inner, self.inner.slot(), None)?;
         let generation = self.inner.slot_at(slot)?.generation.load(Relaxed);
         Ok(ChildSlot {
             arena: self.clone(),
@@ -66,10 +67,11 @@ impl Drop for ChildSlot {
     }
 }
 
-/// Claims a slot, `RESERVED` for a child of the process in slot `parent`; with 0, for this process itself.
-pub(super) fn claim(member: &Member, parent: u32) -> Result<u32> {
+/// Claims a slot, `RESERVED` for a child of the process in slot `parent`; with 0, for this process itself. A child that
+/// is forked will have the sign.
+pub(super) fn claim(member: &Member, parent: u32, sign: Option<&Sign>) -> Result<u32> {
     for attempt in 0..2 {
-        if let Some(slot) = claim_free(member, parent)? {
+        if let Some(slot) = claim_free(member, parent, sign)? {
             return Ok(slot);
         }
         if attempt == 0 {
@@ -82,7 +84,7 @@ pub(super) fn claim(member: &Member, parent: u32) -> Result<u32> {
     })
 }
 
-fn claim_free(member: &Member, parent: u32) -> Result<Option<u32>> {
+fn claim_free(member: &Member, parent: u32, sign: Option<&Sign>) -> Result<Option<u32>> {
     let header = member.header()?;
     // Nothing to repair: a slot is claimed by the one store of its state.
     let _held = header.registry.lock_always();
@@ -97,6 +99,9 @@ fn claim_free(member: &Member, parent: u32) -> Result<Option<u32>> {
             .store(if parent == 0 { identity::started() } else { 0 }, Relaxed);
         slot.parent
             .store(if parent == 0 { number } else { parent }, Relaxed);
+        // Before the state: nobody may look for a sign that isn't there yet.
+        let signed = sign.is_some_and(|sign| sign.set(place(number)));
+        slot.signed.store(signed.into(), Relaxed);
         slot.generation
             .store(slot.generation.load(Relaxed).wrapping_add(1), Relaxed);
         if header.slots_used.load(Relaxed) <= number {
@@ -106,6 +111,11 @@ fn claim_free(member: &Member, parent: u32) -> Result<Option<u32>> {
         return Ok(Some(number));
     }
     Ok(None)
+}
+
+/// The byte of the arena's file at which a slot's child sets its sign.
+pub(super) fn place(number: u32) -> u64 {
+    SLOTS_START + u64::from(number) * size_of::<Slot>() as u64
 }
 
 /// Gives back a reserved slot whose child never came.

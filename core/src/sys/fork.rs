@@ -1,8 +1,13 @@
 //! What runs around every fork(2) of this process that goes through the C library.
 #![allow(
     unsafe_code,
-    reason = "pthread_atfork and the errno that its handlers find"
+    reason = "pthread_atfork, the errno that its handlers find, and locks of open files"
 )]
+
+use super::failed;
+use crate::Result;
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Registers the three handlers for the rest of the process' life. Source: pthread_atfork(3).
 pub(crate) fn around(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
@@ -27,4 +32,54 @@ pub(crate) fn fork_failed() -> bool {
     // SAFETY: errno-is-the-thread's.
     let error = unsafe { errno.read() };
     matches!(error, libc::EAGAIN | libc::ENOMEM | libc::ENOSYS)
+}
+
+/// A lock of one byte of a file, held by every process that has inherited it and neither closed it nor ended.
+///
+/// So a parent that lets go of it after a fork leaves a sign that its child is there, from the child's first instant
+/// on, whatever becomes of either; and any process that has the file can look for it. One descriptor, as long as it
+/// is held. Source: fcntl(2), "Open file description locks".
+#[derive(Debug)]
+pub(crate) struct Sign(OwnedFd);
+
+impl Sign {
+    /// Opens `file` again, for a sign that isn't set yet.
+    ///
+    /// # Errors
+    /// `Os` where /proc isn't mounted, or no descriptor is left.
+    pub(crate) fn new(file: impl AsFd) -> Result<Self> {
+        let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+        rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map(Self)
+            .map_err(|errno| failed("open", errno))
+    }
+
+    /// Sets it at a byte; false when the system doesn't.
+    pub(crate) fn set(&self, at: u64) -> bool {
+        lock_byte(self.0.as_fd(), libc::F_OFD_SETLK, at).is_some()
+    }
+}
+
+/// Whether a process holds a sign at a byte of the file.
+pub(crate) fn has_sign(file: impl AsFd, at: u64) -> bool {
+    lock_byte(file.as_fd(), libc::F_OFD_GETLK, at)
+        .is_none_or(|found| i32::from(found.l_type) != libc::F_UNLCK)
+}
+
+/// Calls fcntl with a lock for writing of one byte; what it left there, or `None` when it failed.
+fn lock_byte(file: BorrowedFd<'_>, command: i32, at: u64) -> Option<libc::flock> {
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the constants are small numbers, declared as longer ones than the fields"
+    )]
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: at.cast_signed(),
+        l_len: 1,
+        l_pid: 0,
+    };
+    // SAFETY: the kernel reads and writes the one structure that it is given, for the length of the call.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) };
+    (result == 0).then_some(lock)
 }

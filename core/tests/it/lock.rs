@@ -151,3 +151,22 @@ fn a_killed_childs_holds_are_given_back() {
         "{before:?} {after:?}"
     );
 }
+
+#[test]
+fn a_child_killed_before_it_could_do_anything_leaves_nothing() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let lock = Lock::new(&arena).unwrap();
+    for _ in 0..200 {
+        // As soon as it exists: before its handlers have run, more often than not.
+        let child = fork(|| {
+            loop {
+                std::hint::spin_loop();
+            }
+        });
+        child.signal(libc::SIGKILL);
+        assert_eq!(child.wait(), -libc::SIGKILL);
+    }
+    drop(lock);
+    until_empty(&arena);
+}
