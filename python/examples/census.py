@@ -239,12 +239,15 @@ def count_all_words(sources, workers, census):
             census.words.update(counts)
         for consumer in consumers:
             consumer.join()
-    finally:
-        # Nothing to do after a success. After a failure nobody will read what is still on its way.
-        for consumer in consumers:
-            if consumer.is_alive():
-                consumer.terminate()
+        # The queue may have a thread of ours: it must not be in the middle of something when the program ends.
+        lines.close()
+        lines.join_thread()
+    except BaseException:
+        # Nobody will read what is still on its way.
         lines.cancel_join_thread()
+        for consumer in consumers:
+            consumer.terminate()
+        raise
 
 
 def count_words(lines, answers):

@@ -4,12 +4,15 @@
 use crate::arguments::Arguments;
 use crate::python::{self, Interpreter};
 use crate::report::{number, value};
-use crate::run::{Failed, Step, cargo, root, step, target};
+use crate::run::{Failed, Step, cargo, root, step, step_within, target};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 const METHODS: [&str; 2] = ["fork", "spawn"];
+/// How long one run may take: a hundred times what it takes on a small machine is a hang.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// One run of the program.
 #[derive(Debug)]
@@ -22,9 +25,33 @@ struct Run {
     document: String,
 }
 
-/// Builds both faces, runs the job on each, compares the digests and prints the times.
+impl Run {
+    /// The name of what it writes.
+    fn report(method: &str, on: &str) -> String {
+        let name = format!("{on}-{method}").replace(' ', "-");
+        format!("{}.json", name.trim_end_matches('-'))
+    }
+}
+
+/// Builds both faces, and runs the job with the interpreter that was asked for.
 pub(crate) fn perform(arguments: &Arguments) -> Step {
     let interpreter = Interpreter::chosen(arguments.python.as_deref())?;
+    build()?;
+    compare(&interpreter, arguments.quick)
+}
+
+/// Builds both faces, and runs a small job with each interpreter that is found.
+pub(crate) fn quick_on_each() -> Step {
+    let interpreters = Interpreter::all()?;
+    build()?;
+    let failures = interpreters.iter().filter_map(|interpreter| {
+        let Failed(why) = compare(interpreter, true).err()?;
+        Some(format!("Python {}: {why}", interpreter.version))
+    });
+    Failed::unless_empty(failures)
+}
+
+fn build() -> Step {
     python::build()?;
     step(cargo(&[
         "build",
@@ -33,18 +60,22 @@ pub(crate) fn perform(arguments: &Arguments) -> Step {
         "procession",
         "--example",
         "census",
-    ]))?;
-    let reports = target().join("demo");
+    ]))
+}
+
+/// Runs the job on the standard library, on procession and in Rust, compares the digests and prints the times.
+fn compare(interpreter: &Interpreter, is_quick: bool) -> Step {
+    let reports = target().join("demo").join(&interpreter.version);
     fresh(&reports)?;
-    let folder = folder(&interpreter, arguments.quick, &reports)?;
+    let folder = folder(interpreter, is_quick, &reports)?;
     println!("Python {}, {}", interpreter.version, folder.display());
 
     let mut runs = Vec::new();
     let mut failures = Vec::new();
     let mut run = |method, on, mut command: Command| {
-        let report = reports.join(format!("{on}-{method}.json"));
+        let report = reports.join(Run::report(method, on));
         command.arg("--json").arg(&report);
-        let done = step(command).and_then(|()| read(&report));
+        let done = step_within(command, LIMIT).and_then(|()| read(&report));
         match done {
             Ok(document) => runs.push(Run {
                 method,
@@ -58,12 +89,12 @@ pub(crate) fn perform(arguments: &Arguments) -> Step {
         run(
             method,
             "multiprocessing",
-            census(&interpreter, &folder, method, false),
+            census(interpreter, &folder, method, false),
         );
         run(
             method,
             "procession",
-            census(&interpreter, &folder, method, true),
+            census(interpreter, &folder, method, true),
         );
     }
     let mut rust = Command::new(target().join("release/examples/census"));
@@ -263,6 +294,15 @@ mod tests {
         let runs = [python("multiprocessing", "d", 8.0), rust("v")];
         assert!(agreement(&runs).unwrap_err().contains("words_digest"));
         assert!(agreement(&[rust("w")]).is_err());
+    }
+
+    #[test]
+    fn each_run_has_a_report_of_its_own() {
+        assert_eq!(Run::report("fork", "procession"), "procession-fork.json");
+        assert_eq!(
+            Run::report("-", "procession in Rust"),
+            "procession-in-Rust.json"
+        );
     }
 
     #[test]

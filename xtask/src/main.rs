@@ -25,6 +25,7 @@ use arguments::Arguments;
 use run::{Failed, Step};
 use std::process::ExitCode;
 use std::time::Instant;
+use tally::Tally;
 
 const USAGE: &str = "\
 cargo xtask VERB
@@ -33,7 +34,7 @@ cargo xtask VERB
   test [WORD]                   the tests of Rust, with and without crash points, then those of Python on each
                                 interpreter that is found (3.11 to 3.13); WORD is a filter for both
   check                         formatting, clippy, documentation, and the rules of the house (tidy)
-  ci                            check, test, demo --quick and a bounded conformance run: what CI runs
+  ci                            check, demo --quick on each interpreter, a bounded conformance run, test: what CI runs
   bench [--quick] [WORD]        both faces beside their peers and the bare limits
   conformance [--python P] [--method fork|spawn|forkserver] [WORD]
                                 CPython's own suite on the package
@@ -45,8 +46,11 @@ fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let verb = words.next().unwrap_or_default();
     let begin = Instant::now();
-    let result = Arguments::parse(&verb, words).and_then(|arguments| perform(&verb, &arguments));
-    match result {
+    let (tally, result) = match Arguments::parse(&verb, words) {
+        Ok(arguments) => perform(&verb, &arguments),
+        Err(failed) => (None, Err(failed)),
+    };
+    let code = match result {
         Ok(()) => {
             println!("xtask {verb}: done in {}", run::seconds(begin.elapsed()));
             ExitCode::SUCCESS
@@ -55,16 +59,29 @@ fn main() -> ExitCode {
             eprintln!("xtask {verb}: failed: {why}");
             ExitCode::FAILURE
         }
+    };
+    // The last line of all: it is the one that a reader of the log looks for.
+    if let Some(tally) = tally {
+        println!("{tally}");
     }
+    code
 }
 
-fn perform(verb: &str, arguments: &Arguments) -> Step {
+fn perform(verb: &str, arguments: &Arguments) -> (Option<Tally>, Step) {
+    let counted = match verb {
+        "test" => suite::perform(arguments.word.as_deref()),
+        "ci" => ci(),
+        _ => return (None, uncounted(verb, arguments)),
+    };
+    (Some(counted.0), counted.1)
+}
+
+/// Performs a verb that isn't about tests.
+fn uncounted(verb: &str, arguments: &Arguments) -> Step {
     let word = arguments.word.as_deref();
     match verb {
         "demo" => demo::perform(arguments),
-        "test" => suite::perform(word),
         "check" => check::perform(),
-        "ci" => ci(),
         "bench" => bench::perform(arguments.quick, word),
         "conformance" => conformance::perform(arguments),
         "build-python" => python::build(),
@@ -78,20 +95,21 @@ fn perform(verb: &str, arguments: &Arguments) -> Step {
 
 /// What CI runs, in the order in which a failure is cheapest. Each part runs even if one before it failed, so that one
 /// run says all there is to say.
-fn ci() -> Step {
-    let quick = Arguments {
-        quick: true,
-        ..Arguments::default()
-    };
-    let parts = [
+fn ci() -> (Tally, Step) {
+    let uncounted = [
         ("check", check::perform()),
-        ("demo", demo::perform(&quick)),
+        ("demo", demo::quick_on_each()),
         ("conformance", conformance::bounded()),
-        // Last: its closing line is the one that a reader of the log looks for.
-        ("test", suite::perform(None)),
     ];
-    let failures = parts
+    let (mut tally, tests) = suite::perform(None);
+    // A part that failed counts too: a log that ends with none failed means that all is well.
+    tally.failed += uncounted
+        .iter()
+        .map(|(_, result)| u64::from(result.is_err()))
+        .sum::<u64>();
+    let failures = uncounted
         .into_iter()
+        .chain([("test", tests)])
         .filter_map(|(name, result)| Some(format!("{name}: {}", result.err()?.0)));
-    Failed::unless_empty(failures)
+    (tally, Failed::unless_empty(failures))
 }

@@ -4,12 +4,16 @@ use crate::tally::Tally;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// How long output is still awaited from what a command left behind, once the command itself has ended.
 const AFTERMATH: Duration = Duration::from_secs(2);
+
+/// How long one command's tests may take, what it compiles first included: the whole of CI has an hour, of which each of
+/// them takes a few minutes. Tests have watchdogs of their own, which also say where they hang.
+const TESTS_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// What failed, as a line for a person.
 #[derive(Debug, PartialEq, Eq)]
@@ -83,10 +87,37 @@ pub(crate) fn step(mut command: Command) -> Step {
     conclude(&shown, begin, status)
 }
 
+/// Runs a command to its end, or kills it after so long: what hangs doesn't hang us.
+pub(crate) fn step_within(mut command: Command, limit: Duration) -> Step {
+    let shown = show(&command);
+    println!("$ {shown}");
+    let begin = Instant::now();
+    let status = command.spawn().and_then(|mut child| {
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            if begin.elapsed() > limit {
+                stop(&mut child, limit);
+                return child.wait();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    conclude(&shown, begin, status)
+}
+
+/// Kills a command that takes too long. What it started may outlive it.
+fn stop(child: &mut Child, limit: Duration) {
+    println!("(killed, since it didn't end within {})", seconds(limit));
+    // It fails only if the child has ended meanwhile.
+    let _ = child.kill();
+}
+
 /// Runs a command to its end and shows what it says, counting the tests in it.
 ///
 /// Standard output and standard error share a pipe, so that they stay in order. A process that the command left
-/// behind may hold that pipe open for ever: it is listened to for two more seconds.
+/// behind may hold that pipe open for ever: it is listened to for two more seconds. A command that doesn't end is killed.
 pub(crate) fn counted(mut command: Command) -> (Tally, Step) {
     let shown = show(&command);
     println!("$ {shown}");
@@ -111,7 +142,11 @@ pub(crate) fn counted(mut command: Command) -> (Tally, Step) {
         }
     });
     let mut ended = None;
+    let mut limit = Some(TESTS_LIMIT);
     loop {
+        if let Some(limit) = limit.take_if(|limit| begin.elapsed() > *limit) {
+            stop(&mut child, limit);
+        }
         match lines.recv_timeout(Duration::from_millis(100)) {
             Ok(line) => {
                 let line = String::from_utf8_lossy(&line);
@@ -202,7 +237,7 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, Duration, counted, output, root, seconds, show, step};
+    use super::{Command, Duration, counted, output, root, seconds, show, step, step_within};
 
     #[test]
     fn a_command_is_shown_as_it_would_be_typed() {
@@ -221,6 +256,18 @@ mod tests {
         assert_eq!(failure, "false: exit status: 1");
         assert!(step(Command::new("/nowhere/program")).is_err());
         assert!(output(Command::new("false")).is_err());
+    }
+
+    #[test]
+    fn what_hangs_is_killed() {
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        let failure = step_within(command, Duration::from_millis(50)).unwrap_err();
+        assert_eq!(failure.0, "sleep 600: signal: 9 (SIGKILL)");
+        assert_eq!(
+            step_within(Command::new("true"), Duration::from_secs(600)),
+            Ok(())
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! All tests, and one line at the end that says how many there were.
+//! All tests, and how many there were.
 
 use crate::python::{self, Interpreter};
 use crate::run::{Failed, Step, cargo, counted, root, target, with_flags};
@@ -9,7 +9,7 @@ use std::process::Command;
 const NO_TESTS: &str = "exit status: 5";
 
 /// Runs the tests of both faces; `word` filters both. What fails doesn't stop the rest.
-pub(crate) fn perform(word: Option<&str>) -> Step {
+pub(crate) fn perform(word: Option<&str>) -> (Tally, Step) {
     let mut total = Tally::default();
     let mut failures = Vec::new();
     let mut run = |command: Command| {
@@ -28,17 +28,19 @@ pub(crate) fn perform(word: Option<&str>) -> Step {
     };
     run(workspace(word));
     run(crash_walk(word));
-    match python::build() {
-        Ok(()) => {
-            for interpreter in Interpreter::all()? {
+    match python::build().and_then(|()| Interpreter::all()) {
+        Ok(interpreters) => {
+            for interpreter in interpreters {
                 println!("Python {}:", interpreter.version);
                 run(face(&interpreter, word));
             }
         }
-        Err(Failed(why)) => failures.push(why),
+        Err(Failed(why)) => {
+            total.failed += 1;
+            failures.push(why);
+        }
     }
-    println!("{} passed, {} failed", total.passed, total.failed);
-    Failed::unless_empty(failures)
+    (total, Failed::unless_empty(failures))
 }
 
 /// Every Rust test, the examples in the documentation included.

@@ -1,5 +1,6 @@
 //! How many tests ran, read from what cargo test and unittest say.
 
+use std::fmt;
 use std::ops::AddAssign;
 
 /// How many tests ran, and how they ended. A skipped one counts as neither.
@@ -40,6 +41,13 @@ impl Tally {
             self.failed += failed;
             self.passed = self.passed.saturating_sub(failed + skipped);
         }
+    }
+}
+
+/// The line that closes a log.
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)
     }
 }
 
