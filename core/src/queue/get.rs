@@ -269,6 +269,8 @@ impl Queue {
             let (member, queue) = (self.handle.member(), self.handle.name().offset);
             let loose = repair_get(member, queue, state)?;
             drop(held);
+            // The dead consumer may have made room, and not rung.
+            state.room.ring();
             layout::free(member, loose)?;
         }
     }
