@@ -81,8 +81,8 @@ impl Arena {
         let arena = Self {
             inner: Arc::new(member),
         };
-        let slot = slots::claim(&arena.inner, 0)?;
-        arena.inner.settle_in(slot)?;
+        let (slot, generation) = slots::claim(&arena.inner, 0)?;
+        arena.inner.settle_in(slot, generation)?;
         family::enter(&arena.inner);
         Ok(arena)
     }
@@ -126,12 +126,7 @@ impl Arena {
                 what: "the inherited arena was made by another build of procession",
             });
         }
-        if arena.inner.slot_at(slot)?.generation.load(Relaxed) != generation {
-            return Err(Error::Misuse {
-                what: "the place kept for this process is gone",
-            });
-        }
-        arena.inner.settle_in(slot)?;
+        arena.inner.settle_in(slot, generation)?;
         family::enter(&arena.inner);
         Ok(arena)
     }
@@ -236,17 +231,20 @@ impl Member {
     }
 
     /// Takes over a slot that was reserved for this process: from now on it lives as long as the calling thread's
-    /// process does.
+    /// process does. Under the registry's lock, so that the reservation can't go, and the slot to another, meanwhile.
     ///
     /// # Errors
     /// `Misuse` when the reservation is gone.
-    pub(crate) fn settle_in(&self, number: u32) -> Result<()> {
+    pub(crate) fn settle_in(&self, number: u32, generation: u32) -> Result<()> {
         const GONE: Error = Error::Misuse {
             what: "the place kept for this process is gone",
         };
         let thread = robust::this_thread();
         let slot = self.slot_at(number)?;
-        if slot.state.load(Acquire) != state::RESERVED {
+        let _held = self.header()?.registry.lock_outer();
+        if slot.state.load(Acquire) != state::RESERVED
+            || slot.generation.load(Relaxed) != generation
+        {
             // Somebody has it, perhaps: nothing of it is touched.
             return Err(GONE);
         }
@@ -260,8 +258,7 @@ impl Member {
             return Err(GONE);
         }
         self.slot.store(number, Relaxed);
-        self.generation
-            .store(slot.generation.load(Relaxed), Relaxed);
+        self.generation.store(generation, Relaxed);
         Ok(())
     }
 }

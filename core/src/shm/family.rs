@@ -6,7 +6,6 @@
 
 use super::arena::Member;
 use super::{object, slots};
-use crate::sys::word::Relaxed;
 use crate::sys::{fork, robust};
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
@@ -48,8 +47,8 @@ fn cross(member: Arc<Member>) -> Crossing {
     member.windows().gate().close();
     let child = slot.ok().and_then(|slot| {
         // An object that can't be held for the child now can't be used by it either: it says so there.
-        let _ = object::hold_all(&member, &member.references_inside(), slot);
-        Some((slot, member.slot_at(slot).ok()?.generation.load(Relaxed)))
+        let _ = object::hold_all(&member, &member.references_inside(), slot.0);
+        Some(slot)
     });
     Crossing { member, child }
 }
@@ -80,13 +79,13 @@ extern "C" fn child() {
     drop(arenas);
     for Crossing { member, child } in crossings {
         member.windows().gate().open();
-        let settled = child.and_then(|(slot, _)| member.settle_in(slot).ok());
+        let settled = child.and_then(|(slot, generation)| member.settle_in(slot, generation).ok());
         if settled.is_none() {
             // Its place was taken for abandoned, or there was none: a new one, holding the same objects.
-            if let Ok(slot) = slots::claim(&member, 0) {
+            if let Ok((slot, generation)) = slots::claim(&member, 0) {
                 let (_through, references) = member.references();
                 let _ = object::hold_all(&member, &references, slot);
-                let _ = member.settle_in(slot);
+                let _ = member.settle_in(slot, generation);
             }
         }
     }

@@ -26,8 +26,7 @@ impl Arena {
     /// # Errors
     /// `Exhausted` when the tree has 1023 processes already.
     pub fn reserve(&self) -> Result<ChildSlot> {
-        let slot = claim(&self.inner, self.inner.slot())?;
-        let generation = self.inner.slot_at(slot)?.generation.load(Relaxed);
+        let (slot, generation) = claim(&self.inner, self.inner.slot())?;
         Ok(ChildSlot {
             arena: self.clone(),
             slot,
@@ -66,8 +65,9 @@ impl Drop for ChildSlot {
     }
 }
 
-/// Claims a slot, `RESERVED` for a child of the process in slot `parent`; with 0, for this process itself.
-pub(super) fn claim(member: &Member, parent: u32) -> Result<u32> {
+/// Claims a slot, `RESERVED` for a child of the process in slot `parent`; with 0, for this process itself. Gives its
+/// number and generation.
+pub(super) fn claim(member: &Member, parent: u32) -> Result<(u32, u32)> {
     for attempt in 0..2 {
         if let Some(slot) = claim_free(member, parent)? {
             return Ok(slot);
@@ -82,7 +82,7 @@ pub(super) fn claim(member: &Member, parent: u32) -> Result<u32> {
     })
 }
 
-fn claim_free(member: &Member, parent: u32) -> Result<Option<u32>> {
+fn claim_free(member: &Member, parent: u32) -> Result<Option<(u32, u32)>> {
     let header = member.header()?;
     // Nothing to repair: a slot is claimed by the one store of its state.
     let _held = header.registry.lock_always();
@@ -97,13 +97,13 @@ fn claim_free(member: &Member, parent: u32) -> Result<Option<u32>> {
             .store(if parent == 0 { identity::started() } else { 0 }, Relaxed);
         slot.parent
             .store(if parent == 0 { number } else { parent }, Relaxed);
-        slot.generation
-            .store(slot.generation.load(Relaxed).wrapping_add(1), Relaxed);
+        let generation = slot.generation.load(Relaxed).wrapping_add(1);
+        slot.generation.store(generation, Relaxed);
         if header.slots_used.load(Relaxed) <= number {
             header.slots_used.store(number + 1, Relaxed);
         }
         slot.state.store(state::RESERVED, Release);
-        return Ok(Some(number));
+        return Ok(Some((number, generation)));
     }
     Ok(None)
 }
@@ -117,4 +117,23 @@ pub(super) fn give_back(member: &Member, number: u32, generation: u32) -> Result
         recovery::recover(member, number)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Arena;
+    use super::*;
+
+    #[test]
+    fn a_place_that_went_to_another_is_not_taken_over() {
+        let arena = Arena::found(&[]).unwrap();
+        let member = &*arena.inner;
+        let (slot, generation) = claim(member, member.slot()).unwrap();
+        // Its parent dies, and the slot is kept for another one's child before the first child comes.
+        give_back(member, slot, generation).unwrap();
+        assert_eq!(claim(member, member.slot()).unwrap().0, slot);
+        assert!(member.settle_in(slot, generation).is_err());
+        let state = member.slot_at(slot).unwrap().state.load(Relaxed);
+        assert_eq!(state, state::RESERVED);
+    }
 }
