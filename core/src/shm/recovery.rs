@@ -64,8 +64,11 @@ pub(crate) fn is_gone(member: &Member, number: u32) -> Result<bool> {
                 let (pid, started) = (slot.pid.load(Relaxed), slot.started.load(Relaxed));
                 return Ok(identity::is_gone(pid, started, 0, false));
             }
-            let free = member.slot_at(parent)?.state.load(Acquire) == state::FREE;
-            Ok(free || is_gone(member, parent)?)
+            // A parent has a place of its own; without it, it's gone. No reservation is asked for its own parent, so
+            // flipped bits make no circle.
+            let lives = [state::LIVE, state::LEFT];
+            let parent_state = member.slot_at(parent)?.state.load(Acquire);
+            Ok(!lives.contains(&parent_state) || is_gone(member, parent)?)
         }
         _ => {
             let (pid, thread) = (slot.pid.load(Relaxed), slot.thread.load(Relaxed));
@@ -140,5 +143,17 @@ mod tests {
         recover(member, member.slot()).unwrap();
         let slot = member.slot_at(member.slot()).unwrap();
         assert_eq!(slot.state.load(Relaxed), state::LIVE);
+    }
+
+    #[test]
+    fn places_that_name_each_other_as_parents_end_the_question() {
+        let arena = Arena::found(&[]).unwrap();
+        let member = &*arena.inner;
+        for (number, parent) in [(5, 6), (6, 5)] {
+            let slot = member.slot_at(number).unwrap();
+            slot.parent.store(parent, Relaxed);
+            slot.state.store(state::RESERVED, Relaxed);
+        }
+        assert!(is_gone(member, 5).unwrap());
     }
 }

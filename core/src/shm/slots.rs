@@ -108,10 +108,12 @@ fn claim_free(member: &Member, parent: u32) -> Result<Option<(u32, u32)>> {
     Ok(None)
 }
 
-/// Gives back a reserved slot whose child never came.
+/// Gives back a slot that this process reserved and whose child never came; nothing for a forked child's copy.
 pub(super) fn give_back(member: &Member, number: u32, generation: u32) -> Result<()> {
     let slot = member.slot_at(number)?;
+    let parent = slot.parent.load(Relaxed);
     if slot.generation.load(Relaxed) == generation
+        && (parent == member.slot() || parent == number)
         && slot.state.replace(state::RESERVED, state::DEAD)
     {
         recovery::recover(member, number)?;

@@ -1,6 +1,6 @@
 //! Joining an arena with a token: what is checked.
 
-use crate::child::alone;
+use crate::child::{alone, fork};
 use procession_core::{Acquired, Arena, Deadline, Error, Lock};
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 
@@ -97,4 +97,16 @@ fn malformed_tokens_are_refused() {
         );
     }
     assert_eq!(arena.census().unwrap().processes, 1);
+}
+
+#[test]
+fn a_forked_childs_copy_of_a_place_gives_nothing_back() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let place = arena.reserve().unwrap();
+    // SAFETY: the child's copy is dropped once, in the child, which leaves by _exit.
+    fork(|| drop(unsafe { std::ptr::read(&raw const place) })).join();
+    let next = arena.reserve().unwrap();
+    let slot = |token: String| token.split(':').nth(1).map(str::to_owned);
+    assert_ne!(slot(place.token(0)), slot(next.token(0)));
 }
