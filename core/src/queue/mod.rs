@@ -142,7 +142,7 @@ impl Queue {
     /// # Errors
     /// `Broken` when the arena contradicts itself.
     pub fn close(&self) -> Result<()> {
-        let state = self.state();
+        let state = self.entered()?;
         state.closed.store(1, Release);
         state.more.ring_for_all();
         state.room.ring_for_all();
@@ -163,6 +163,16 @@ impl Queue {
     /// `Broken` when the arena contradicts itself.
     pub fn settle(&self) -> Result<()> {
         layout::settle(self.handle.member(), self.handle.name().offset)
+    }
+
+    /// The state, for who puts something in or takes something out.
+    ///
+    /// # Errors
+    /// `Misuse` in a forked child for which the tree had no place.
+    #[inline]
+    fn entered(&self) -> Result<&QueueState> {
+        self.handle.member().place()?;
+        Ok(self.state())
     }
 
     #[inline]

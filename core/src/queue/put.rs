@@ -95,7 +95,7 @@ impl Queue {
     #[inline]
     pub fn try_put(&self, tag: u8, parts: &[&[u8]]) -> Result<bool> {
         let length = parts.iter().map(|part| part.len() as u64).sum();
-        let (state, record) = (self.state(), Record::Inline { tag, length });
+        let (state, record) = (self.entered()?, Record::Inline { tag, length });
         if length > INLINE_MAX {
             return Ok(false);
         }
@@ -123,7 +123,7 @@ impl Queue {
         mut run: Option<Run<'_>>,
         deadline: Deadline,
     ) -> Result<Put> {
-        let state = self.state();
+        let state = self.entered()?;
         let mut spare: Option<Run<'_>> = None;
         // Who doesn't wait must not wait for one who sleeps for room either.
         if deadline != Deadline::NEVER && !state.has_room() && deadline.passed() {

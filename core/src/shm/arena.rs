@@ -203,6 +203,26 @@ impl Member {
         self.slot.load(Relaxed)
     }
 
+    /// The number of this process' slot, for what only a member may do.
+    ///
+    /// # Errors
+    /// `Misuse` in a forked child for which the tree had no place: it shares nothing with its parent.
+    #[inline]
+    pub(crate) fn place(&self) -> Result<u32> {
+        match self.slot() {
+            0 => Err(Error::Misuse {
+                what: "this forked process has no place in the tree of its parent",
+            }),
+            slot => Ok(slot),
+        }
+    }
+
+    /// Forgets the slot, which is the parent's: in a forked child, before it takes one over.
+    pub(super) fn forget_place(&self) {
+        self.slot.store(0, Relaxed);
+        self.generation.store(0, Relaxed);
+    }
+
     /// The generation of this process' slot.
     #[inline]
     pub(crate) fn generation(&self) -> u32 {

@@ -54,7 +54,7 @@ impl<T: Shared> Handle<T> {
         match references.get_mut(&name.offset) {
             Some((serial, count)) if *serial == name.serial => *count += 1,
             _ => {
-                hold(member, name, member.slot())?;
+                hold(member, name, member.place()?)?;
                 references.insert(name.offset, (name.serial, 1));
             }
         }

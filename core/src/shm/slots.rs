@@ -26,7 +26,7 @@ impl Arena {
     /// # Errors
     /// `Exhausted` when the tree has 1023 processes already.
     pub fn reserve(&self) -> Result<ChildSlot> {
-        let (slot, generation) = claim(&self.inner, self.inner.slot())?;
+        let (slot, generation) = claim(&self.inner, self.inner.place()?)?;
         Ok(ChildSlot {
             arena: self.clone(),
             slot,

@@ -110,3 +110,30 @@ fn a_forked_childs_copy_of_a_place_gives_nothing_back() {
     let slot = |token: String| token.split(':').nth(1).map(str::to_owned);
     assert_ne!(slot(place.token(0)), slot(next.token(0)));
 }
+
+#[test]
+fn a_forked_child_without_a_place_shares_nothing() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let lock = Lock::new(&arena).unwrap();
+    let places: Vec<_> = (0..1022).map(|_| arena.reserve().unwrap()).collect();
+    assert!(matches!(arena.reserve(), Err(Error::Exhausted { .. })));
+    fork(|| {
+        let deadline = Deadline::now();
+        assert!(matches!(lock.acquire(deadline), Err(Error::Misuse { .. })));
+        assert!(matches!(Lock::new(&arena), Err(Error::Misuse { .. })));
+        // SAFETY: the child's copies are dropped once, in the child, which leaves by _exit.
+        drop(unsafe {
+            (
+                std::ptr::read(&raw const lock),
+                std::ptr::read(&raw const arena),
+            )
+        });
+    })
+    .join();
+    drop(places);
+    arena.reap().unwrap();
+    let census = arena.census().unwrap();
+    assert_eq!((census.processes, census.objects), (1, 1));
+    assert_eq!(lock.acquire(Deadline::now()).unwrap(), Acquired::Clean);
+}
