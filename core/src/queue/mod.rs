@@ -194,6 +194,7 @@ impl Clone for Queue {
 pub(crate) const RECOVERY: Recovery = Recovery {
     kind: kind::QUEUE,
     repair: repair_after,
+    locks: true,
 };
 
 fn repair_after(member: &Member, offset: u64, _gone: Gone) -> Result<()> {

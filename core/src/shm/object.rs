@@ -161,6 +161,12 @@ impl ObjectHeader {
         Ok(())
     }
 
+    /// Whether the process of `slot` holds it.
+    pub(super) fn is_held_by(&self, slot: u32) -> Result<bool> {
+        let (cell, bit) = place(slot)?;
+        Ok(self.holders[cell].load(Acquire) & bit != 0)
+    }
+
     /// Whether any process holds it, or a message may name it.
     pub(super) fn is_wanted(&self) -> bool {
         self.escaped.load(Relaxed) != 0 || self.holders.iter().any(|cell| cell.load(Acquire) != 0)

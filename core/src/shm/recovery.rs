@@ -4,9 +4,9 @@
 //! the last one, so a recovery that is itself killed is done again by the next one. The order matters:
 //!
 //! 1. The state says `DEAD` (or stays `LEFT`): nobody adopts a reserved slot any more.
-//! 2. Internal locks that the process died with are taken and repaired, so that nothing half done still points to
-//!    what the later steps free.
-//! 3. User locks that it held are marked, and a waiter is woken.
+//! 2. User locks that it held are marked, and a waiter is woken.
+//! 3. Internal locks of the objects that it held are taken and repaired if it died with them, so that nothing half
+//!    done still points to what the later steps free.
 //! 4. Its runs are freed and its bits cleared; objects that nobody holds now go.
 //! 5. The slot is free.
 
@@ -37,6 +37,9 @@ pub(crate) struct Recovery {
     pub(crate) kind: u32,
     /// Repairs what the process left half done in the object at that offset. Safe to do twice.
     pub(crate) repair: fn(&Member, u64, Gone) -> Result<()>,
+    /// It takes locks: it is called without the allocator's, so only for objects that the process held, since others
+    /// may go meanwhile.
+    pub(crate) locks: bool,
 }
 
 /// Recovers every slot whose process is gone.
@@ -100,22 +103,22 @@ pub(crate) fn recover(member: &Member, number: u32) -> Result<()> {
         generation: slot.generation.load(Relaxed),
         left: before == state::LEFT,
     };
-    let mut objects = Vec::new();
+    let mut held = Vec::new();
     {
         let _allocator = blocks::lock(member)?;
         blocks::objects(member, |offset, object| {
-            objects.push((offset, object.kind.load(Relaxed)));
+            let kind = object.kind.load(Relaxed);
+            let mut recoveries = member.recoveries().iter();
+            match recoveries.find(|recovery| recovery.kind == kind) {
+                Some(recovery) if !recovery.locks => (recovery.repair)(member, offset, gone)?,
+                Some(recovery) if object.is_held_by(number)? => held.push((offset, recovery)),
+                _ => {}
+            }
             Ok(())
         })?;
     }
-    for (offset, kind) in objects {
-        if let Some(recovery) = member
-            .recoveries()
-            .iter()
-            .find(|recovery| recovery.kind == kind)
-        {
-            (recovery.repair)(member, offset, gone)?;
-        }
+    for (offset, recovery) in held {
+        (recovery.repair)(member, offset, gone)?;
     }
     for child in 1..header.slots_used.load(Acquire) {
         let slot = member.slot_at(child)?;
@@ -132,7 +135,7 @@ pub(crate) fn recover(member: &Member, number: u32) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Arena;
+    use super::super::{Arena, object, slots};
     use super::*;
 
     #[test]
@@ -155,5 +158,25 @@ mod tests {
             slot.state.store(state::RESERVED, Relaxed);
         }
         assert!(is_gone(member, 5).unwrap());
+    }
+
+    #[test]
+    fn locks_are_taken_only_in_what_the_dead_held() {
+        static TOUCHED: std::sync::Mutex<Vec<u64>> = std::sync::Mutex::new(Vec::new());
+        static RECOVERIES: [Recovery; 1] = [Recovery {
+            kind: 77,
+            repair: |_, offset, _| {
+                TOUCHED.lock().unwrap().push(offset);
+                Ok(())
+            },
+            locks: true,
+        }];
+        let arena = Arena::found(&RECOVERIES).unwrap();
+        let member = &*arena.inner;
+        let [held, _other] = [(); 2].map(|()| blocks::create(member, 77, 8).unwrap());
+        let (slot, generation) = slots::claim(member, member.slot()).unwrap();
+        object::hold(member, held, slot).unwrap();
+        slots::give_back(member, slot, generation).unwrap();
+        assert_eq!(*TOUCHED.lock().unwrap(), [held.offset]);
     }
 }

@@ -250,6 +250,7 @@ impl Member {
 pub(crate) const RECOVERY: Recovery = Recovery {
     kind: kind::LOCK,
     repair: bereave,
+    locks: false,
 };
 
 fn bereave(member: &Member, offset: u64, gone: Gone) -> Result<()> {
