@@ -295,8 +295,10 @@ impl Drop for Member {
         // there until that thread ends, so its window stays too.
         let unlinked = robust::this_thread().unlink(&slot.life);
         slot.state.replace(state::LIVE, state::LEFT);
-        slot.life.word.store(robust::OWNER_DIED, Release);
-        if !unlinked {
+        if unlinked {
+            slot.life.word.store(robust::OWNER_DIED, Release);
+        } else {
+            // Nor may the slot go to another process, which would write its own links there.
             self.windows.keep_mapped();
         }
     }

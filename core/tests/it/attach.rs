@@ -137,3 +137,21 @@ fn a_forked_child_without_a_place_shares_nothing() {
     assert_eq!((census.processes, census.objects), (1, 1));
     assert_eq!(lock.acquire(Deadline::now()).unwrap(), Acquired::Clean);
 }
+
+#[test]
+fn a_place_in_the_list_of_a_living_thread_stays_taken() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let place = arena.reserve().unwrap();
+    let token = place.token(copy(&arena));
+    fork(|| {
+        // The first thread attaches, and another one drops the membership: the list still has the slot's life word.
+        let joined = Arena::attach(&token).unwrap();
+        std::thread::spawn(move || drop(joined)).join().unwrap();
+        arena.reap().unwrap();
+        assert_eq!(arena.census().unwrap().processes, 3);
+    })
+    .join();
+    arena.reap().unwrap();
+    assert_eq!(arena.census().unwrap().processes, 1);
+}
