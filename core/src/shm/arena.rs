@@ -261,6 +261,7 @@ impl Member {
         };
         let thread = robust::this_thread();
         let slot = self.slot_at(number)?;
+        let origin = identity::origin();
         let _held = self.header()?.registry.lock_outer();
         if slot.state.load(Acquire) != state::RESERVED
             || slot.generation.load(Relaxed) != generation
@@ -268,8 +269,7 @@ impl Member {
             // Somebody has it, perhaps: nothing of it is touched.
             return Err(GONE);
         }
-        slot.pid.store(identity::pid(), Relaxed);
-        slot.started.store(identity::started(), Relaxed);
+        slot.be(origin);
         slot.thread.store(thread.tid(), Relaxed);
         slot.life.word.store(thread.tid(), Relaxed);
         thread.link(&slot.life);

@@ -131,7 +131,10 @@ shared! {
         started: Cell,
         /// The id of the thread that holds the life word.
         thread: Word,
-        _unused: [Word; 15],
+        _pad: Word,
+        /// Where the process' first stack begins; another one after exec. 0: not known.
+        stack: Cell,
+        _unused: [Word; 12],
     }
 }
 

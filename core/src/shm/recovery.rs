@@ -64,8 +64,8 @@ pub(crate) fn is_gone(member: &Member, number: u32) -> Result<bool> {
             let parent = slot.parent.load(Relaxed);
             if parent == number {
                 // Claimed by a process for itself: it takes it over in a moment.
-                let (pid, started) = (slot.pid.load(Relaxed), slot.started.load(Relaxed));
-                return Ok(identity::is_gone(pid, started, 0, false));
+                let (pid, origin) = slot.process();
+                return Ok(identity::is_gone(pid, origin, 0, false));
             }
             // A parent has a place of its own; without it, it's gone. No reservation is asked for its own parent, so
             // flipped bits make no circle.
@@ -74,13 +74,13 @@ pub(crate) fn is_gone(member: &Member, number: u32) -> Result<bool> {
             Ok(!lives.contains(&parent_state) || is_gone(member, parent)?)
         }
         _ => {
-            let (pid, thread) = (slot.pid.load(Relaxed), slot.thread.load(Relaxed));
+            let thread = slot.thread.load(Relaxed);
             let word = slot.life.word.load(Acquire);
             let marked = word & OWNER_DIED != 0;
             // Without a list the word tells nothing, and the system is asked each time.
             let listed = slot.life.is_linked();
-            Ok((marked || !listed)
-                && identity::is_gone(pid, slot.started.load(Relaxed), thread, marked))
+            let (pid, origin) = slot.process();
+            Ok((marked || !listed) && identity::is_gone(pid, origin, thread, marked))
         }
     }
 }

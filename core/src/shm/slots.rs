@@ -1,10 +1,10 @@
 //! Places in the tree: claimed by a parent, taken over by its child.
 
 use super::arena::{Arena, Member};
-use super::layout::{SLOTS, state};
+use super::layout::{SLOTS, Slot, state};
 use super::object::{self, ObjectName};
 use super::recovery;
-use crate::sys::identity;
+use crate::sys::identity::{self, Origin};
 use crate::sys::word::{Relaxed, Release};
 use crate::{Error, Result};
 use std::os::fd::RawFd;
@@ -65,6 +65,24 @@ impl Drop for ChildSlot {
     }
 }
 
+impl Slot {
+    /// Says that the calling process has it, or keeps it.
+    pub(super) fn be(&self, origin: Origin) {
+        self.pid.store(identity::pid(), Relaxed);
+        self.started.store(origin.started, Relaxed);
+        self.stack.store(origin.stack, Relaxed);
+    }
+
+    /// The process that has it, or keeps it.
+    pub(super) fn process(&self) -> (u32, Origin) {
+        let origin = Origin {
+            started: self.started.load(Relaxed),
+            stack: self.stack.load(Relaxed),
+        };
+        (self.pid.load(Relaxed), origin)
+    }
+}
+
 /// Claims a slot, `RESERVED` for a child of the process in slot `parent`; with 0, for this process itself. Gives its
 /// number and generation.
 pub(super) fn claim(member: &Member, parent: u32) -> Result<(u32, u32)> {
@@ -92,9 +110,12 @@ fn claim_free(member: &Member, parent: u32) -> Result<Option<(u32, u32)>> {
             continue;
         }
         slot.life.clear();
-        slot.pid.store(identity::pid(), Relaxed);
-        slot.started
-            .store(if parent == 0 { identity::started() } else { 0 }, Relaxed);
+        let origin = if parent == 0 {
+            identity::origin()
+        } else {
+            Origin::default()
+        };
+        slot.be(origin);
         slot.parent
             .store(if parent == 0 { number } else { parent }, Relaxed);
         let generation = slot.generation.load(Relaxed).wrapping_add(1);

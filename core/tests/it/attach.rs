@@ -1,8 +1,9 @@
 //! Joining an arena with a token: what is checked.
 
-use crate::child::{alone, fork};
+use crate::child::{alone, fork, until, until_empty};
 use procession_core::{Acquired, Arena, Deadline, Error, Lock};
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::os::unix::process::CommandExt;
 
 /// A copy of the arena's descriptor, for an attach to take over.
 fn copy(arena: &Arena) -> RawFd {
@@ -154,4 +155,24 @@ fn a_place_in_the_list_of_a_living_thread_stays_taken() {
     .join();
     arena.reap().unwrap();
     assert_eq!(arena.census().unwrap().processes, 1);
+}
+
+#[test]
+fn exec_is_noticed_when_another_thread_than_the_first_attached() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let place = arena.reserve().unwrap();
+    let token = place.token(copy(&arena));
+    let child = fork(|| {
+        let attached = std::thread::spawn(move || {
+            std::mem::forget(Arena::attach(&token).unwrap());
+            std::thread::park();
+        });
+        until("it to attach", || arena.census().unwrap().processes == 3);
+        let error = std::process::Command::new("sleep").arg("60").exec();
+        panic!("{error}, {attached:?}");
+    });
+    until("it to attach", || arena.census().unwrap().processes == 3);
+    until_empty(&arena);
+    drop(child);
 }
