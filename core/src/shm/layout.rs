@@ -81,13 +81,12 @@ shared! {
         magic: Cell,
         /// [`LAYOUT`].
         layout: Word,
-        /// Not zero: somebody found the arena contradicting itself, and every later call says so.
-        poisoned: Word,
+        _pad: Word,
         /// 128 random bits, by which a child knows its parent's arena.
         id: [Cell; 2],
         /// Slots ever taken are below this number.
         slots_used: Word,
-        _pad: Word,
+        _pad_2: Word,
         /// [`build`].
         build: Cell,
         _unused: [Word; 4],
