@@ -70,8 +70,13 @@ pub(crate) fn is_gone(member: &Member, number: u32) -> Result<bool> {
             // A parent has a place of its own; without it, it's gone. No reservation is asked for its own parent, so
             // flipped bits make no circle.
             let lives = [state::LIVE, state::LEFT];
-            let parent_state = member.slot_at(parent)?.state.load(Acquire);
-            Ok(!lives.contains(&parent_state) || is_gone(member, parent)?)
+            let keeper = member.slot_at(parent)?;
+            if !lives.contains(&keeper.state.load(Acquire)) || is_gone(member, parent)? {
+                return Ok(true);
+            }
+            // The child says who it is before it takes the slot over.
+            let (pid, origin) = slot.process();
+            Ok(pid != keeper.pid.load(Relaxed) && identity::is_gone(pid, origin, 0, false))
         }
         _ => {
             let thread = slot.thread.load(Relaxed);

@@ -146,3 +146,37 @@ fn a_sleeper_hears_of_what_the_dead_did() {
         }
     }
 }
+
+/// Stores of an attach before the one that says who it is, that one included: the lock and its links.
+const ANONYMOUS: usize = 4;
+
+#[test]
+fn a_child_that_dies_while_it_takes_its_place_leaves_none() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let count = |arena: &Arena| {
+        let held: Vec<_> = std::iter::from_fn(|| arena.reserve().ok()).collect();
+        held.len()
+    };
+    let free = count(&arena);
+    for n in 1.. {
+        // Copied, so that it can be attached to once more.
+        let file = arena.descriptor().try_clone_to_owned().unwrap();
+        let place = arena.reserve().unwrap();
+        let token = place.token(std::os::fd::IntoRawFd::into_raw_fd(file));
+        // Its place is the child's from now on, whatever becomes of it.
+        std::mem::forget(place);
+        let child = fork(|| {
+            crash::arm(n, Action::Kill);
+            std::mem::forget(Arena::attach(&token).unwrap());
+            crash::disarm();
+        });
+        let ended = child.wait() == 0;
+        arena.reap().unwrap();
+        // Whoever keeps a place gives it back for a child that dies before it says who it is: here nobody does.
+        assert!(count(&arena) + ANONYMOUS >= free, "before store {n}");
+        if ended {
+            break;
+        }
+    }
+}
