@@ -1,6 +1,6 @@
 """How objects are reduced for another process. See the standard library's `multiprocessing.reduction`."""
 
-__all__ = ['send_handle', 'recv_handle', 'ForkingPickler', 'register', 'dump', 'DupFd']
+__all__ = ['send_handle', 'recv_handle', 'ForkingPickler', 'register', 'dump', 'DupFd', 'sendfds', 'recvfds']
 
 import copyreg
 import functools
@@ -171,6 +171,8 @@ class AbstractReducer(metaclass=ABCMeta):
     dump = dump
     send_handle = send_handle
     recv_handle = recv_handle
+    sendfds = sendfds
+    recvfds = recvfds
     DupFd = DupFd
     _reduce_method = _reduce_method
     _reduce_method_descriptor = _reduce_method_descriptor

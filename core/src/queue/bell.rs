@@ -55,7 +55,7 @@ impl Bell {
         self.seq.wake(u32::MAX);
     }
 
-    /// Sleeps until it rings, unless `ready` says that there is no need.
+    /// Sleeps until it rings or the deadline passes, unless `ready` says that there is no need.
     pub(super) fn sleep_unless(
         &self,
         ready: impl Fn() -> Result<bool>,
@@ -63,6 +63,8 @@ impl Bell {
     ) -> Result<Rung> {
         let seq = self.seq.load(Acquire);
         self.ticket.store(seq.wrapping_add(1), SeqCst);
+        // The other half of the ringer's fence: what `ready` loads, it loads after the ticket is there.
+        fence(SeqCst);
         let slept = if ready()? {
             Wake::Look
         } else {

@@ -75,7 +75,7 @@ impl Queue {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn try_get_into(&self, buffer: &mut Vec<u8>) -> Result<Option<Taken>> {
-        let state = self.state();
+        let state = self.entered()?;
         loop {
             let Some(held) = state.get_lock.try_lock() else {
                 return Ok(None);
@@ -108,7 +108,7 @@ impl Queue {
         claim: Option<&Claim>,
         deadline: Deadline,
     ) -> Result<Option<Taken>> {
-        let state = self.state();
+        let state = self.entered()?;
         let member = self.handle.member();
         // A put that returned has counted its message. Who doesn't wait must not wait for one who sleeps here either.
         if deadline != Deadline::NEVER
@@ -269,6 +269,8 @@ impl Queue {
             let (member, queue) = (self.handle.member(), self.handle.name().offset);
             let loose = repair_get(member, queue, state)?;
             drop(held);
+            // The dead consumer may have made room, and not rung.
+            state.room.ring();
             layout::free(member, loose)?;
         }
     }

@@ -198,7 +198,7 @@ pub(super) fn repair_get(member: &Member, queue: u64, state: &QueueState) -> Res
     Ok(loose)
 }
 
-/// Repairs the sides of the queue at `offset` whose holder died.
+/// Repairs the sides of the queue at `offset` whose holder died, and rings for one that died before it rang.
 pub(super) fn settle(member: &Member, offset: u64) -> Result<()> {
     let state: &QueueState = member.at(offset + OBJECT_HEADER)?;
     type Repair = fn(&Member, u64, &QueueState) -> Result<Loose>;
@@ -216,6 +216,9 @@ pub(super) fn settle(member: &Member, offset: u64) -> Result<()> {
             free(member, loose)?;
         }
     }
+    // Whoever sleeps for no reason looks, and sleeps again.
+    state.more.ring();
+    state.room.ring();
     Ok(())
 }
 

@@ -142,7 +142,7 @@ impl Queue {
     /// # Errors
     /// `Broken` when the arena contradicts itself.
     pub fn close(&self) -> Result<()> {
-        let state = self.state();
+        let state = self.entered()?;
         state.closed.store(1, Release);
         state.more.ring_for_all();
         state.room.ring_for_all();
@@ -165,6 +165,16 @@ impl Queue {
         layout::settle(self.handle.member(), self.handle.name().offset)
     }
 
+    /// The state, for who puts something in or takes something out.
+    ///
+    /// # Errors
+    /// `Misuse` in a forked child for which the tree had no place.
+    #[inline]
+    fn entered(&self) -> Result<&QueueState> {
+        self.handle.member().place()?;
+        Ok(self.state())
+    }
+
     #[inline]
     fn state(&self) -> &QueueState {
         self.handle.state()
@@ -184,6 +194,7 @@ impl Clone for Queue {
 pub(crate) const RECOVERY: Recovery = Recovery {
     kind: kind::QUEUE,
     repair: repair_after,
+    locks: true,
 };
 
 fn repair_after(member: &Member, offset: u64, _gone: Gone) -> Result<()> {

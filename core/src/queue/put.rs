@@ -23,6 +23,14 @@ pub enum Put {
     Full,
 }
 
+/// What a wait for room found.
+enum Room {
+    Some,
+    None,
+    /// A consumer died inside: what it left must be repaired first, without the lock.
+    Unsettled,
+}
+
 /// A run that this process owns: freed when it is dropped.
 #[derive(Debug)]
 struct Run<'a> {
@@ -87,7 +95,7 @@ impl Queue {
     #[inline]
     pub fn try_put(&self, tag: u8, parts: &[&[u8]]) -> Result<bool> {
         let length = parts.iter().map(|part| part.len() as u64).sum();
-        let (state, record) = (self.state(), Record::Inline { tag, length });
+        let (state, record) = (self.entered()?, Record::Inline { tag, length });
         if length > INLINE_MAX {
             return Ok(false);
         }
@@ -115,7 +123,7 @@ impl Queue {
         mut run: Option<Run<'_>>,
         deadline: Deadline,
     ) -> Result<Put> {
-        let state = self.state();
+        let state = self.entered()?;
         let mut spare: Option<Run<'_>> = None;
         // Who doesn't wait must not wait for one who sleeps for room either.
         if deadline != Deadline::NEVER && !state.has_room() && deadline.passed() {
@@ -125,8 +133,14 @@ impl Queue {
             let Some(held) = self.lock_put(state, deadline)? else {
                 return Ok(Put::Full);
             };
-            if !self.wait_for_room(state, deadline)? {
-                return Ok(Put::Full);
+            match self.wait_for_room(state, deadline)? {
+                Room::Some => {}
+                Room::None => return Ok(Put::Full),
+                Room::Unsettled => {
+                    drop(held);
+                    self.settle()?;
+                    continue;
+                }
             }
             let (position, segment) = (
                 state.put.position.load(Relaxed),
@@ -228,28 +242,35 @@ impl Queue {
             let (member, queue) = (self.handle.member(), self.handle.name().offset);
             let loose = repair_put(member, queue, state)?;
             drop(held);
+            // The dead producer may have published, and not rung.
+            state.more.ring();
             layout::free(member, loose)?;
         }
     }
 
-    /// Waits, with the put lock held, until a bounded queue has room; false once the deadline has passed.
+    /// Waits, with the put lock held, until a bounded queue has room or the deadline has passed.
+    ///
+    /// A consumer may die after it has made room and before it rings, so the sleeper looks itself now and then.
     #[inline]
-    fn wait_for_room(&self, state: &QueueState, deadline: Deadline) -> Result<bool> {
+    fn wait_for_room(&self, state: &QueueState, deadline: Deadline) -> Result<Room> {
         let ready = || Ok(state.has_room());
         loop {
             if state.closed.load(Acquire) != 0 {
                 return Err(Error::Closed { what: "queue" });
             }
             if state.has_room() {
-                return Ok(true);
+                return Ok(Room::Some);
             }
             if deadline.passed() {
-                return Ok(false);
+                return Ok(Room::None);
             }
-            if !self.patience.wait(ready)?
-                && state.room.sleep_unless(ready, deadline)? == Rung::TimedOut
-            {
-                return Ok(false);
+            if !self.patience.wait(ready)? {
+                let look = deadline.at_most(LOOK_AGAIN);
+                if state.room.sleep_unless(ready, look)? == Rung::TimedOut
+                    && state.get_lock.is_abandoned()
+                {
+                    return Ok(Room::Unsettled);
+                }
             }
         }
     }

@@ -81,8 +81,8 @@ impl Arena {
         let arena = Self {
             inner: Arc::new(member),
         };
-        let slot = slots::claim(&arena.inner, 0, None)?;
-        arena.inner.settle_in(slot)?;
+        let (slot, generation) = slots::claim(&arena.inner, 0, None)?;
+        arena.inner.settle_in(slot, generation)?;
         family::enter(&arena.inner);
         Ok(arena)
     }
@@ -126,12 +126,7 @@ impl Arena {
                 what: "the inherited arena was made by another build of procession",
             });
         }
-        if arena.inner.slot_at(slot)?.generation.load(Relaxed) != generation {
-            return Err(Error::Misuse {
-                what: "the place kept for this process is gone",
-            });
-        }
-        arena.inner.settle_in(slot)?;
+        arena.inner.settle_in(slot, generation)?;
         family::enter(&arena.inner);
         Ok(arena)
     }
@@ -208,6 +203,26 @@ impl Member {
         self.slot.load(Relaxed)
     }
 
+    /// The number of this process' slot, for what only a member may do.
+    ///
+    /// # Errors
+    /// `Misuse` in a forked child for which the tree had no place: it shares nothing with its parent.
+    #[inline]
+    pub(crate) fn place(&self) -> Result<u32> {
+        match self.slot() {
+            0 => Err(Error::Misuse {
+                what: "this forked process has no place in the tree of its parent",
+            }),
+            slot => Ok(slot),
+        }
+    }
+
+    /// Forgets the slot, which is the parent's: in a forked child, before it takes one over.
+    pub(super) fn forget_place(&self) {
+        self.slot.store(0, Relaxed);
+        self.generation.store(0, Relaxed);
+    }
+
     /// The generation of this process' slot.
     #[inline]
     pub(crate) fn generation(&self) -> u32 {
@@ -235,22 +250,25 @@ impl Member {
     }
 
     /// Takes over a slot that was reserved for this process: from now on it lives as long as the calling thread's
-    /// process does.
+    /// process does. Under the registry's lock, so that the reservation can't go, and the slot to another, meanwhile.
     ///
     /// # Errors
     /// `Misuse` when the reservation is gone.
-    pub(crate) fn settle_in(&self, number: u32) -> Result<()> {
+    pub(crate) fn settle_in(&self, number: u32, generation: u32) -> Result<()> {
         const GONE: Error = Error::Misuse {
             what: "the place kept for this process is gone",
         };
         let thread = robust::this_thread();
         let slot = self.slot_at(number)?;
-        if slot.state.load(Acquire) != state::RESERVED {
+        let origin = identity::origin();
+        let _held = self.header()?.registry.lock_outer();
+        if slot.state.load(Acquire) != state::RESERVED
+            || slot.generation.load(Relaxed) != generation
+        {
             // Somebody has it, perhaps: nothing of it is touched.
             return Err(GONE);
         }
-        slot.pid.store(identity::pid(), Relaxed);
-        slot.started.store(identity::started(), Relaxed);
+        slot.be(origin);
         slot.thread.store(thread.tid(), Relaxed);
         slot.life.word.store(thread.tid(), Relaxed);
         thread.link(&slot.life);
@@ -259,8 +277,7 @@ impl Member {
             return Err(GONE);
         }
         self.slot.store(number, Relaxed);
-        self.generation
-            .store(slot.generation.load(Relaxed), Relaxed);
+        self.generation.store(generation, Relaxed);
         Ok(())
     }
 }
@@ -277,8 +294,10 @@ impl Drop for Member {
         // there until that thread ends, so its window stays too.
         let unlinked = robust::this_thread().unlink(&slot.life);
         slot.state.replace(state::LIVE, state::LEFT);
-        slot.life.word.store(robust::OWNER_DIED, Release);
-        if !unlinked {
+        if unlinked {
+            slot.life.word.store(robust::OWNER_DIED, Release);
+        } else {
+            // Nor may the slot go to another process, which would write its own links there.
             self.windows.keep_mapped();
         }
     }

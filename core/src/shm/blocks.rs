@@ -52,6 +52,7 @@ fn class_of(bytes: u64) -> Result<usize> {
 /// Makes an object of `kind` with `bytes` of state, all zero, held by this process.
 pub(super) fn create(member: &Member, kind: u32, bytes: u64) -> Result<ObjectName> {
     let class = class_of(OBJECT_HEADER + bytes)?;
+    let (cell, bit) = super::object::place(member.place()?)?;
     let _held = lock(member)?;
     let header = member.header()?;
     let (slab, block) = room(member, header, class)?;
@@ -65,7 +66,6 @@ pub(super) fn create(member: &Member, kind: u32, bytes: u64) -> Result<ObjectNam
     for cell in &object.holders {
         cell.store(0, Relaxed);
     }
-    let (cell, bit) = super::object::place(member.slot())?;
     object.holders[cell].store(bit, Relaxed);
     for at in (offset + OBJECT_HEADER..offset + (SMALLEST << class)).step_by(8) {
         member.at::<Cell>(at)?.store(0, Relaxed);
@@ -193,7 +193,7 @@ fn destroy(member: &Member, offset: u64) -> Result<()> {
 pub(crate) fn take_run(member: &Member, bytes: u64) -> Result<u64> {
     let _held = lock(member)?;
     let pages = bytes.div_ceil(PAGE).max(1);
-    Ok(pages::take(member, pages, 1, member.slot())? * PAGE)
+    Ok(pages::take(member, pages, 1, member.place()?)? * PAGE)
 }
 
 /// Frees a run if this process owns it: the child of a fork has a copy of whatever refers to its parent's.

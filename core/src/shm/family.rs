@@ -2,13 +2,14 @@
 //!
 //! The one static of the core: the handlers of pthread_atfork take no argument. `prepare` claims a slot for the
 //! child and has it hold whatever this process holds; the child takes it over; the parent gives it back if the fork
-//! failed. The gates of the arenas are closed across the fork, so the child finds none of their mutexes locked.
+//! failed. A child without a place shares nothing: its calls fail, rather than act in its parent's name. The gates of
+//! the arenas are closed across the fork, so the child finds none of their mutexes locked.
 
 use super::arena::Member;
-use super::{object, slots};
+use super::{ObjectName, object, slots};
+use crate::Result;
 use crate::sys::fork::{self, Sign};
 use crate::sys::robust;
-use crate::sys::word::Relaxed;
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 
@@ -48,13 +49,15 @@ extern "C" fn prepare() {
 
 fn cross(member: Arc<Member>) -> Crossing {
     let sign = Sign::new(member.windows().file()).ok();
-    let slot = slots::claim(&member, member.slot(), sign.as_ref());
+    let slot = member
+        .place()
+        .and_then(|place| slots::claim(&member, place, sign.as_ref()));
     member.windows().gate().close();
-    let child = slot.ok().and_then(|slot| {
+    let child = slot.ok();
+    if let Some((slot, _)) = child {
         // An object that can't be held for the child now can't be used by it either: it says so there.
         let _ = object::hold_all(&member, &member.references_inside(), slot);
-        Some((slot, member.slot_at(slot).ok()?.generation.load(Relaxed)))
-    });
+    }
     Crossing {
         member,
         child,
@@ -98,14 +101,31 @@ extern "C" fn child() {
     } in crossings
     {
         member.windows().gate().open();
-        let settled = child.and_then(|(slot, _)| member.settle_in(slot).ok());
+        member.forget_place();
+        let settled = child.and_then(|(slot, generation)| member.settle_in(slot, generation).ok());
         if settled.is_none() {
-            // Its place was taken for abandoned, or there was none: a new one, holding the same objects.
-            if let Ok(slot) = slots::claim(&member, 0, None) {
-                let (_through, references) = member.references();
-                let _ = object::hold_all(&member, &references, slot);
-                let _ = member.settle_in(slot);
-            }
+            // Its place was taken for abandoned, or there was none.
+            let _ = join_anew(&member);
         }
     }
+}
+
+/// A place of this process' own, holding what its parent held, if all of that is there still.
+fn join_anew(member: &Member) -> Result<()> {
+    let (slot, generation) = slots::claim(member, 0, None)?;
+    let held = {
+        let (_through, references) = member.references();
+        references.iter().try_for_each(|(offset, (serial, _))| {
+            let name = ObjectName {
+                offset: *offset,
+                serial: *serial,
+            };
+            object::hold(member, name, slot)
+        })
+    };
+    let joined = held.and_then(|()| member.settle_in(slot, generation));
+    if joined.is_err() {
+        slots::give_back(member, slot, generation)?;
+    }
+    joined
 }

@@ -81,13 +81,12 @@ shared! {
         magic: Cell,
         /// [`LAYOUT`].
         layout: Word,
-        /// Not zero: somebody found the arena contradicting itself, and every later call says so.
-        poisoned: Word,
+        _pad: Word,
         /// 128 random bits, by which a child knows its parent's arena.
         id: [Cell; 2],
         /// Slots ever taken are below this number.
         slots_used: Word,
-        _pad: Word,
+        _pad_2: Word,
         /// [`build`].
         build: Cell,
         _unused: [Word; 4],
@@ -133,7 +132,9 @@ shared! {
         thread: Word,
         /// Not zero: reserved for a forked child, which holds a [sign](crate::sys::fork::Sign) until it has settled.
         signed: Word,
-        _unused: [Word; 14],
+        /// Where the process' first stack begins; another one after exec. 0: not known.
+        stack: Cell,
+        _unused: [Word; 12],
     }
 }
 

@@ -54,7 +54,7 @@ impl<T: Shared> Handle<T> {
         match references.get_mut(&name.offset) {
             Some((serial, count)) if *serial == name.serial => *count += 1,
             _ => {
-                hold(member, name, member.slot())?;
+                hold(member, name, member.place()?)?;
                 references.insert(name.offset, (name.serial, 1));
             }
         }
@@ -159,6 +159,12 @@ impl ObjectHeader {
             self.holders[cell].clear_bits(bit);
         }
         Ok(())
+    }
+
+    /// Whether the process of `slot` holds it.
+    pub(super) fn is_held_by(&self, slot: u32) -> Result<bool> {
+        let (cell, bit) = place(slot)?;
+        Ok(self.holders[cell].load(Acquire) & bit != 0)
     }
 
     /// Whether any process holds it, or a message may name it.

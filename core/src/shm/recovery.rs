@@ -4,9 +4,9 @@
 //! the last one, so a recovery that is itself killed is done again by the next one. The order matters:
 //!
 //! 1. The state says `DEAD` (or stays `LEFT`): nobody adopts a reserved slot any more.
-//! 2. Internal locks that the process died with are taken and repaired, so that nothing half done still points to
-//!    what the later steps free.
-//! 3. User locks that it held are marked, and a waiter is woken.
+//! 2. User locks that it held are marked, and a waiter is woken.
+//! 3. Internal locks of the objects that it held are taken and repaired if it died with them, so that nothing half
+//!    done still points to what the later steps free.
 //! 4. Its runs are freed and its bits cleared; objects that nobody holds now go.
 //! 5. The slot is free.
 
@@ -38,6 +38,9 @@ pub(crate) struct Recovery {
     pub(crate) kind: u32,
     /// Repairs what the process left half done in the object at that offset. Safe to do twice.
     pub(crate) repair: fn(&Member, u64, Gone) -> Result<()>,
+    /// It takes locks: it is called without the allocator's, so only for objects that the process held, since others
+    /// may go meanwhile.
+    pub(crate) locks: bool,
 }
 
 /// Recovers every slot whose process is gone.
@@ -62,25 +65,33 @@ pub(crate) fn is_gone(member: &Member, number: u32) -> Result<bool> {
             let parent = slot.parent.load(Relaxed);
             if parent == number {
                 // Claimed by a process for itself: it takes it over in a moment.
-                let (pid, started) = (slot.pid.load(Relaxed), slot.started.load(Relaxed));
-                return Ok(identity::is_gone(pid, started, 0, false));
+                let (pid, origin) = slot.process();
+                return Ok(identity::is_gone(pid, origin, 0, false));
             }
             if slot.signed.load(Relaxed) != 0 {
                 // Forked: the child lives or doesn't, whatever its parent does. It may have settled since the look.
                 let signed = fork::has_sign(member.windows().file(), slots::place(number));
                 return Ok(!signed && slot.state.load(Acquire) == state::RESERVED);
             }
-            let free = member.slot_at(parent)?.state.load(Acquire) == state::FREE;
-            Ok(free || is_gone(member, parent)?)
+            // A parent has a place of its own; without it, it's gone. No reservation is asked for its own parent, so
+            // flipped bits make no circle.
+            let lives = [state::LIVE, state::LEFT];
+            let keeper = member.slot_at(parent)?;
+            if !lives.contains(&keeper.state.load(Acquire)) || is_gone(member, parent)? {
+                return Ok(true);
+            }
+            // The child says who it is before it takes the slot over.
+            let (pid, origin) = slot.process();
+            Ok(pid != keeper.pid.load(Relaxed) && identity::is_gone(pid, origin, 0, false))
         }
         _ => {
-            let (pid, thread) = (slot.pid.load(Relaxed), slot.thread.load(Relaxed));
+            let thread = slot.thread.load(Relaxed);
             let word = slot.life.word.load(Acquire);
             let marked = word & OWNER_DIED != 0;
             // Without a list the word tells nothing, and the system is asked each time.
             let listed = slot.life.is_linked();
-            Ok((marked || !listed)
-                && identity::is_gone(pid, slot.started.load(Relaxed), thread, marked))
+            let (pid, origin) = slot.process();
+            Ok((marked || !listed) && identity::is_gone(pid, origin, thread, marked))
         }
     }
 }
@@ -103,22 +114,22 @@ pub(crate) fn recover(member: &Member, number: u32) -> Result<()> {
         generation: slot.generation.load(Relaxed),
         left: before == state::LEFT,
     };
-    let mut objects = Vec::new();
+    let mut held = Vec::new();
     {
         let _allocator = blocks::lock(member)?;
         blocks::objects(member, |offset, object| {
-            objects.push((offset, object.kind.load(Relaxed)));
+            let kind = object.kind.load(Relaxed);
+            let mut recoveries = member.recoveries().iter();
+            match recoveries.find(|recovery| recovery.kind == kind) {
+                Some(recovery) if !recovery.locks => (recovery.repair)(member, offset, gone)?,
+                Some(recovery) if object.is_held_by(number)? => held.push((offset, recovery)),
+                _ => {}
+            }
             Ok(())
         })?;
     }
-    for (offset, kind) in objects {
-        if let Some(recovery) = member
-            .recoveries()
-            .iter()
-            .find(|recovery| recovery.kind == kind)
-        {
-            (recovery.repair)(member, offset, gone)?;
-        }
+    for (offset, recovery) in held {
+        (recovery.repair)(member, offset, gone)?;
     }
     for child in 1..header.slots_used.load(Acquire) {
         let slot = member.slot_at(child)?;
@@ -136,7 +147,7 @@ pub(crate) fn recover(member: &Member, number: u32) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Arena;
+    use super::super::{Arena, object, slots};
     use super::*;
 
     #[test]
@@ -147,5 +158,37 @@ mod tests {
         recover(member, member.slot()).unwrap();
         let slot = member.slot_at(member.slot()).unwrap();
         assert_eq!(slot.state.load(Relaxed), state::LIVE);
+    }
+
+    #[test]
+    fn places_that_name_each_other_as_parents_end_the_question() {
+        let arena = Arena::found(&[]).unwrap();
+        let member = &*arena.inner;
+        for (number, parent) in [(5, 6), (6, 5)] {
+            let slot = member.slot_at(number).unwrap();
+            slot.parent.store(parent, Relaxed);
+            slot.state.store(state::RESERVED, Relaxed);
+        }
+        assert!(is_gone(member, 5).unwrap());
+    }
+
+    #[test]
+    fn locks_are_taken_only_in_what_the_dead_held() {
+        static TOUCHED: std::sync::Mutex<Vec<u64>> = std::sync::Mutex::new(Vec::new());
+        static RECOVERIES: [Recovery; 1] = [Recovery {
+            kind: 77,
+            repair: |_, offset, _| {
+                TOUCHED.lock().unwrap().push(offset);
+                Ok(())
+            },
+            locks: true,
+        }];
+        let arena = Arena::found(&RECOVERIES).unwrap();
+        let member = &*arena.inner;
+        let [held, _other] = [(); 2].map(|()| blocks::create(member, 77, 8).unwrap());
+        let (slot, generation) = slots::claim(member, member.slot(), None).unwrap();
+        object::hold(member, held, slot).unwrap();
+        slots::give_back(member, slot, generation).unwrap();
+        assert_eq!(*TOUCHED.lock().unwrap(), [held.offset]);
     }
 }

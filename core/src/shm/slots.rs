@@ -5,7 +5,7 @@ use super::layout::{SLOTS, SLOTS_START, Slot, state};
 use super::object::{self, ObjectName};
 use super::recovery;
 use crate::sys::fork::Sign;
-use crate::sys::identity;
+use crate::sys::identity::{self, Origin};
 use crate::sys::word::{Relaxed, Release};
 use crate::{Error, Result};
 use std::os::fd::RawFd;
@@ -27,8 +27,7 @@ impl Arena {
     /// # Errors
     /// `Exhausted` when the tree has 1023 processes already.
     pub fn reserve(&self) -> Result<ChildSlot> {
-        let slot = claim(&self.inner, self.inner.slot(), None)?;
-        let generation = self.inner.slot_at(slot)?.generation.load(Relaxed);
+        let (slot, generation) = claim(&self.inner, self.inner.place()?, None)?;
         Ok(ChildSlot {
             arena: self.clone(),
             slot,
@@ -67,9 +66,27 @@ impl Drop for ChildSlot {
     }
 }
 
-/// Claims a slot, `RESERVED` for a child of the process in slot `parent`; with 0, for this process itself. A child that
-/// is forked will have the sign.
-pub(super) fn claim(member: &Member, parent: u32, sign: Option<&Sign>) -> Result<u32> {
+impl Slot {
+    /// Says that the calling process has it, or keeps it.
+    pub(super) fn be(&self, origin: Origin) {
+        self.pid.store(identity::pid(), Relaxed);
+        self.started.store(origin.started, Relaxed);
+        self.stack.store(origin.stack, Relaxed);
+    }
+
+    /// The process that has it, or keeps it.
+    pub(super) fn process(&self) -> (u32, Origin) {
+        let origin = Origin {
+            started: self.started.load(Relaxed),
+            stack: self.stack.load(Relaxed),
+        };
+        (self.pid.load(Relaxed), origin)
+    }
+}
+
+/// Claims a slot, `RESERVED` for a child of the process in slot `parent`; with 0, for this process itself. Gives its
+/// number and generation. A child that is forked will have the sign.
+pub(super) fn claim(member: &Member, parent: u32, sign: Option<&Sign>) -> Result<(u32, u32)> {
     for attempt in 0..2 {
         if let Some(slot) = claim_free(member, parent, sign)? {
             return Ok(slot);
@@ -84,7 +101,7 @@ pub(super) fn claim(member: &Member, parent: u32, sign: Option<&Sign>) -> Result
     })
 }
 
-fn claim_free(member: &Member, parent: u32, sign: Option<&Sign>) -> Result<Option<u32>> {
+fn claim_free(member: &Member, parent: u32, sign: Option<&Sign>) -> Result<Option<(u32, u32)>> {
     let header = member.header()?;
     // Nothing to repair: a slot is claimed by the one store of its state.
     let _held = header.registry.lock_always();
@@ -94,21 +111,24 @@ fn claim_free(member: &Member, parent: u32, sign: Option<&Sign>) -> Result<Optio
             continue;
         }
         slot.life.clear();
-        slot.pid.store(identity::pid(), Relaxed);
-        slot.started
-            .store(if parent == 0 { identity::started() } else { 0 }, Relaxed);
+        let origin = if parent == 0 {
+            identity::origin()
+        } else {
+            Origin::default()
+        };
+        slot.be(origin);
         slot.parent
             .store(if parent == 0 { number } else { parent }, Relaxed);
         // Before the state: nobody may look for a sign that isn't there yet.
         let signed = sign.is_some_and(|sign| sign.set(place(number)));
         slot.signed.store(signed.into(), Relaxed);
-        slot.generation
-            .store(slot.generation.load(Relaxed).wrapping_add(1), Relaxed);
+        let generation = slot.generation.load(Relaxed).wrapping_add(1);
+        slot.generation.store(generation, Relaxed);
         if header.slots_used.load(Relaxed) <= number {
             header.slots_used.store(number + 1, Relaxed);
         }
         slot.state.store(state::RESERVED, Release);
-        return Ok(Some(number));
+        return Ok(Some((number, generation)));
     }
     Ok(None)
 }
@@ -118,13 +138,34 @@ pub(super) fn place(number: u32) -> u64 {
     SLOTS_START + u64::from(number) * size_of::<Slot>() as u64
 }
 
-/// Gives back a reserved slot whose child never came.
+/// Gives back a slot that this process reserved and whose child never came; nothing for a forked child's copy.
 pub(super) fn give_back(member: &Member, number: u32, generation: u32) -> Result<()> {
     let slot = member.slot_at(number)?;
+    let parent = slot.parent.load(Relaxed);
     if slot.generation.load(Relaxed) == generation
+        && (parent == member.slot() || parent == number)
         && slot.state.replace(state::RESERVED, state::DEAD)
     {
         recovery::recover(member, number)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Arena;
+    use super::*;
+
+    #[test]
+    fn a_place_that_went_to_another_is_not_taken_over() {
+        let arena = Arena::found(&[]).unwrap();
+        let member = &*arena.inner;
+        let (slot, generation) = claim(member, member.slot(), None).unwrap();
+        // Its parent dies, and the slot is kept for another one's child before the first child comes.
+        give_back(member, slot, generation).unwrap();
+        assert_eq!(claim(member, member.slot(), None).unwrap().0, slot);
+        assert!(member.settle_in(slot, generation).is_err());
+        let state = member.slot_at(slot).unwrap().state.load(Relaxed);
+        assert_eq!(state, state::RESERVED);
+    }
 }

@@ -111,12 +111,13 @@ impl Lock {
     /// until it is released, its holder dies, or the deadline passes.
     ///
     /// # Errors
-    /// `Interrupted` when a signal handler ran while it slept; call again with the same deadline.
+    /// `Interrupted` when a signal handler ran while it slept; call again with the same deadline. `Misuse` in a forked
+    /// child for which the tree had no place.
     #[inline]
     pub fn acquire(&self, deadline: Deadline) -> Result<Acquired> {
         let member = self.handle.member();
         let word = &self.handle.state().word;
-        let me = member.owner_id();
+        let me = member.owner_id()?;
         if word.replace(0, me) {
             return Ok(Acquired::Clean);
         }
@@ -130,16 +131,17 @@ impl Lock {
     /// `Broken` when the arena contradicts itself.
     #[inline]
     pub fn try_acquire(&self) -> Result<bool> {
-        let me = self.handle.member().owner_id();
+        let me = self.handle.member().owner_id()?;
         Ok(self.handle.state().word.replace(0, me))
     }
 
     /// Releases the lock, whoever holds it, and wakes one waiter. An exchange, and a system call if one sleeps.
     ///
     /// # Errors
-    /// `Misuse` when nobody holds it.
+    /// `Misuse` when nobody holds it, or in a forked child without a place in the tree.
     #[inline]
     pub fn release(&self) -> Result<()> {
+        self.handle.member().place()?;
         let word = &self.handle.state().word;
         let before = word.swap(0, AcqRel);
         if before & WAITERS != 0 {
@@ -238,9 +240,9 @@ fn id(slot: u32, generation: u32) -> u32 {
 impl Member {
     /// What this process writes into the locks that it holds.
     #[inline]
-    fn owner_id(&self) -> u32 {
-        let slot = self.slot();
-        id(slot, self.generation())
+    fn owner_id(&self) -> Result<u32> {
+        let slot = self.place()?;
+        Ok(id(slot, self.generation()))
     }
 }
 
@@ -248,6 +250,7 @@ impl Member {
 pub(crate) const RECOVERY: Recovery = Recovery {
     kind: kind::LOCK,
     repair: bereave,
+    locks: false,
 };
 
 fn bereave(member: &Member, offset: u64, gone: Gone) -> Result<()> {

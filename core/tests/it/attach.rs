@@ -1,8 +1,9 @@
 //! Joining an arena with a token: what is checked.
 
-use crate::child::alone;
+use crate::child::{alone, fork, until, until_empty};
 use procession_core::{Acquired, Arena, Deadline, Error, Lock};
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::os::unix::process::CommandExt;
 
 /// A copy of the arena's descriptor, for an attach to take over.
 fn copy(arena: &Arena) -> RawFd {
@@ -97,4 +98,78 @@ fn malformed_tokens_are_refused() {
         );
     }
     assert_eq!(arena.census().unwrap().processes, 1);
+}
+
+#[test]
+fn a_forked_childs_copy_of_a_place_gives_nothing_back() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let place = arena.reserve().unwrap();
+    // SAFETY: the child's copy is dropped once, in the child, which leaves by _exit.
+    fork(|| drop(unsafe { std::ptr::read(&raw const place) })).join();
+    let next = arena.reserve().unwrap();
+    let slot = |token: String| token.split(':').nth(1).map(str::to_owned);
+    assert_ne!(slot(place.token(0)), slot(next.token(0)));
+}
+
+#[test]
+fn a_forked_child_without_a_place_shares_nothing() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let lock = Lock::new(&arena).unwrap();
+    let places: Vec<_> = (0..1022).map(|_| arena.reserve().unwrap()).collect();
+    assert!(matches!(arena.reserve(), Err(Error::Exhausted { .. })));
+    fork(|| {
+        let deadline = Deadline::now();
+        assert!(matches!(lock.acquire(deadline), Err(Error::Misuse { .. })));
+        assert!(matches!(Lock::new(&arena), Err(Error::Misuse { .. })));
+        // SAFETY: the child's copies are dropped once, in the child, which leaves by _exit.
+        drop(unsafe { std::ptr::read(&raw const lock) });
+        // SAFETY: as above.
+        drop(unsafe { std::ptr::read(&raw const arena) });
+    })
+    .join();
+    drop(places);
+    arena.reap().unwrap();
+    let census = arena.census().unwrap();
+    assert_eq!((census.processes, census.objects), (1, 1));
+    assert_eq!(lock.acquire(Deadline::now()).unwrap(), Acquired::Clean);
+}
+
+#[test]
+fn a_place_in_the_list_of_a_living_thread_stays_taken() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let place = arena.reserve().unwrap();
+    let token = place.token(copy(&arena));
+    fork(|| {
+        // The first thread attaches, and another one drops the membership: the list still has the slot's life word.
+        let joined = Arena::attach(&token).unwrap();
+        std::thread::spawn(move || drop(joined)).join().unwrap();
+        arena.reap().unwrap();
+        assert_eq!(arena.census().unwrap().processes, 3);
+    })
+    .join();
+    arena.reap().unwrap();
+    assert_eq!(arena.census().unwrap().processes, 1);
+}
+
+#[test]
+fn exec_is_noticed_when_another_thread_than_the_first_attached() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let place = arena.reserve().unwrap();
+    let token = place.token(copy(&arena));
+    let child = fork(|| {
+        let attached = std::thread::spawn(move || {
+            std::mem::forget(Arena::attach(&token).unwrap());
+            std::thread::park();
+        });
+        until("it to attach", || arena.census().unwrap().processes == 3);
+        let error = std::process::Command::new("sleep").arg("60").exec();
+        panic!("{error}, {attached:?}");
+    });
+    until("it to attach", || arena.census().unwrap().processes == 3);
+    until_empty(&arena);
+    drop(child);
 }

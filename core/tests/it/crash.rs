@@ -3,6 +3,8 @@
 use crate::child::{alone, fork};
 use crate::scene::{OPERATIONS, Scene};
 use procession_core::sys::crash::{self, Action};
+use procession_core::{Arena, Deadline, Error, Put, Queue};
+use std::time::Duration;
 
 /// No operation makes more stores than this.
 const STORES_MAX: u64 = 5_000;
@@ -51,6 +53,130 @@ fn every_operation_passes_sites() {
         println!("{}:", operation.name);
         for (file, line) in sites {
             println!("  {file}:{line}");
+        }
+    }
+}
+
+/// What is done by one process, and waited for by another in its sleep.
+struct Awaited {
+    capacity: Option<u32>,
+    done: fn(&Queue),
+    /// Sleeps until it was done.
+    sleeper: fn(&Queue),
+    /// Whether it was done, at the latest when the dead were recovered.
+    was_done: fn(&Queue) -> bool,
+    /// Whether the sleeper must hear of it even if nobody recovers the dead.
+    alone: bool,
+}
+
+const AWAITED: [Awaited; 3] = [
+    Awaited {
+        capacity: Some(1),
+        done: |queue| drop(queue.get(Deadline::NEVER)),
+        sleeper: |queue| {
+            let put = queue.put(0, &[b"second"], Deadline::NEVER).unwrap();
+            assert_eq!(put, Put::Stored);
+        },
+        was_done: |queue| queue.get(Deadline::now()).unwrap().is_none(),
+        alone: true,
+    },
+    Awaited {
+        capacity: None,
+        done: |queue| drop(queue.put(0, &[b"first"], Deadline::NEVER)),
+        sleeper: |queue| drop(queue.get(Deadline::NEVER).unwrap().unwrap()),
+        was_done: |queue| queue.get(Deadline::now()).unwrap().is_some(),
+        alone: false,
+    },
+    Awaited {
+        capacity: None,
+        done: |queue| queue.close().unwrap(),
+        sleeper: |queue| {
+            let got = queue.get(Deadline::NEVER);
+            assert!(matches!(got, Err(Error::Closed { .. })));
+        },
+        was_done: |queue| queue.is_closed().unwrap(),
+        alone: false,
+    },
+];
+
+impl Awaited {
+    /// Does it in a process that is killed before its store `n`; true when it ended before that.
+    fn kill(&self, arena: &Arena, queue: &Queue, n: u64) -> bool {
+        let victim = fork(|| {
+            crash::arm(n, Action::Kill);
+            (self.done)(queue);
+            crash::disarm();
+        });
+        let ended = victim.wait() == 0;
+        if !self.alone {
+            arena.reap().unwrap();
+        }
+        ended
+    }
+
+    fn queue(&self, arena: &Arena) -> Queue {
+        let queue = Queue::new(arena, self.capacity).unwrap();
+        if self.capacity.is_some() {
+            queue.put(0, &[b"first"], Deadline::NEVER).unwrap();
+        }
+        queue
+    }
+}
+
+#[test]
+fn a_sleeper_hears_of_what_the_dead_did() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    for awaited in &AWAITED {
+        for n in 1.. {
+            let queue = awaited.queue(&arena);
+            awaited.kill(&arena, &queue, n);
+            if !(awaited.was_done)(&queue) {
+                continue;
+            }
+            let queue = awaited.queue(&arena);
+            let sleeper = fork(|| (awaited.sleeper)(&queue));
+            // No way to see it sleep; one that doesn't yet has it easier.
+            std::thread::sleep(Duration::from_millis(5));
+            let ended = awaited.kill(&arena, &queue, n);
+            sleeper.join();
+            if ended {
+                break;
+            }
+        }
+    }
+}
+
+/// Stores of an attach before the one that says who it is, that one included: the lock and its links.
+const ANONYMOUS: usize = 4;
+
+#[test]
+fn a_child_that_dies_while_it_takes_its_place_leaves_none() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let count = |arena: &Arena| {
+        let held: Vec<_> = std::iter::from_fn(|| arena.reserve().ok()).collect();
+        held.len()
+    };
+    let free = count(&arena);
+    for n in 1.. {
+        // Copied, so that it can be attached to once more.
+        let file = arena.descriptor().try_clone_to_owned().unwrap();
+        let place = arena.reserve().unwrap();
+        let token = place.token(std::os::fd::IntoRawFd::into_raw_fd(file));
+        // Its place is the child's from now on, whatever becomes of it.
+        std::mem::forget(place);
+        let child = fork(|| {
+            crash::arm(n, Action::Kill);
+            std::mem::forget(Arena::attach(&token).unwrap());
+            crash::disarm();
+        });
+        let ended = child.wait() == 0;
+        arena.reap().unwrap();
+        // Whoever keeps a place gives it back for a child that dies before it says who it is: here nobody does.
+        assert!(count(&arena) + ANONYMOUS >= free, "before store {n}");
+        if ended {
+            break;
         }
     }
 }

@@ -79,6 +79,9 @@ fn get(scene: &Scene) {
     assert_eq!(number_of(&got.bytes), 1);
 }
 
+/// The operation that finds a dead process.
+const RECOVER: &str = "recover another";
+
 /// Every operation on shared memory that a process can die in.
 pub(crate) const OPERATIONS: &[Operation] = &[
     Operation {
@@ -196,21 +199,10 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         run: |s| s.arena.leave(),
     },
     Operation {
-        name: "recover another",
+        name: RECOVER,
         effect: Effect::Nothing,
         lengths: &[SMALL],
-        run: |s| {
-            // Its slot is dead, its lock is held, and it held runs and objects of its own.
-            let victim = fork(|| {
-                s.lock.acquire(Deadline::NEVER).unwrap();
-                let queue = Queue::new(&s.arena, None).unwrap();
-                queue.put(0, &[&body(1, LARGE)], Deadline::NEVER).unwrap();
-                // SAFETY: to this process.
-                unsafe { libc::raise(libc::SIGKILL) };
-            });
-            assert_eq!(victim.wait(), -libc::SIGKILL);
-            s.arena.reap().unwrap();
-        },
+        run: |s| s.arena.reap().unwrap(),
     },
 ];
 
@@ -226,13 +218,29 @@ impl Scene {
             messages.push(number);
         }
         let (lock, claim) = (Lock::new(&arena).unwrap(), Claim::new(&arena).unwrap());
-        Self {
+        let scene = Self {
             arena,
             queue,
             lock,
             claim,
             messages,
+        };
+        if operation.name == RECOVER {
+            scene.kill_one();
         }
+        scene
+    }
+
+    /// Leaves a dead process: a lock is held, and it held runs and objects of its own.
+    fn kill_one(&self) {
+        let victim = fork(|| {
+            self.lock.acquire(Deadline::NEVER).unwrap();
+            let queue = Queue::new(&self.arena, None).unwrap();
+            queue.put(0, &[&body(1, LARGE)], Deadline::NEVER).unwrap();
+            // SAFETY: to this process.
+            unsafe { libc::raise(libc::SIGKILL) };
+        });
+        assert_eq!(victim.wait(), -libc::SIGKILL);
     }
 
     /// Two fresh processes use what is left, then everything in it is accounted for and goes away.
