@@ -8,6 +8,8 @@
 pub(crate) mod arena;
 pub(crate) mod blocks;
 pub(crate) mod check;
+#[cfg(test)]
+pub(crate) mod drawing;
 mod family;
 pub(crate) mod layout;
 pub(crate) mod object;

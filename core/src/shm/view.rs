@@ -55,6 +55,18 @@ macro_rules! shared {
         #[allow(unsafe_code, reason = "checked field by field above")]
         // SAFETY: any-bits: each field has it, and the size leaves no room for anything else.
         unsafe impl $crate::shm::view::Shared for $name {}
+
+        #[cfg(test)]
+        #[test]
+        #[allow(non_snake_case, reason = "named as the struct whose drawing it checks")]
+        fn $name() {
+            let fields = [$((
+                stringify!($field),
+                std::mem::offset_of!($name, $field),
+                size_of::<$type>(),
+            )),*];
+            $crate::shm::drawing::compare(stringify!($name), size_of::<$name>(), &fields);
+        }
     };
 }
 pub(crate) use shared;
