@@ -24,6 +24,6 @@ pub use process::{Child, ExitStatus, Spec};
 pub use queue::{Claim, Extent, Message, Put, Queue, Taken};
 pub use shm::{Arena, Census, ChildSlot, ObjectName};
 pub use sync::{Acquired, Lock};
-pub use sys::image::{Body, Function, FunctionName};
+pub use sys::image::{Body, Function, FunctionName, text_behind};
 pub use sys::launch::at_exit;
 pub use sys::pidfd::{die_with_parent, is_main_thread};
