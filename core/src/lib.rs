@@ -11,6 +11,7 @@
 pub mod deadline;
 pub mod error;
 pub mod pool;
+pub mod process;
 pub mod queue;
 pub mod shm;
 pub mod sync;
@@ -19,7 +20,10 @@ mod tree;
 
 pub use deadline::Deadline;
 pub use error::{Error, Result};
+pub use process::{Child, ExitStatus, Spec};
 pub use queue::{Claim, Extent, Message, Put, Queue, Taken};
 pub use shm::{Arena, Census, ChildSlot, ObjectName};
 pub use sync::{Acquired, Lock};
-pub use sys::pidfd::die_with_parent;
+pub use sys::image::{Body, Function, FunctionName, text_behind};
+pub use sys::launch::at_exit;
+pub use sys::pidfd::{die_with_parent, is_main_thread};

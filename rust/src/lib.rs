@@ -1,2 +1,59 @@
-//! Processes as easily as threads.
+#![doc = include_str!("../../README.md")]
 #![forbid(unsafe_code)]
+
+mod child;
+mod codec;
+mod error;
+mod function;
+mod launch;
+mod pool;
+mod process;
+mod queue;
+mod sync;
+mod tree;
+
+pub use child::init;
+pub use error::{Error, ErrorKind, GetError, JoinError, PutError, RemoteError, Result};
+pub use pool::{Apply, AsyncResult, Imap, MapResult, Pool};
+pub use process::{Builder, Process};
+pub use procession_core::ExitStatus;
+pub use queue::Queue;
+pub use sync::{Lock, LockError, LockGuard};
+
+/// What the crate's macros expand to. Not for use by name.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::child::test_entry;
+}
+
+/// Lets the tests of this crate start processes: expands to one test, in which their children begin.
+///
+/// libtest owns `main`, so [`init`] can't be its first line. A child of a test starts the test binary again, with
+/// nothing but this test to run; run by anybody else, the test does nothing. Once per test binary, in any module.
+///
+/// ```
+/// procession::test_support!();
+///
+/// #[test]
+/// fn a_child_returns_a_value() {
+///     let child = procession::Process::spawn(|number: u32| number + 1, 41).unwrap();
+///     assert_eq!(child.join().unwrap(), 42);
+/// }
+/// ```
+#[allow(
+    clippy::test_attr_in_doctest,
+    reason = "a test is what the example shows; it is compiled"
+)]
+#[macro_export]
+macro_rules! test_support {
+    () => {
+        #[test]
+        fn procession_child() {
+            $crate::__private::test_entry(concat!(
+                "procession: children begin in ",
+                module_path!(),
+                "::procession_child\0"
+            ));
+        }
+    };
+}

@@ -9,6 +9,8 @@ pub mod crash;
 pub(crate) mod fork;
 pub(crate) mod gate;
 pub(crate) mod identity;
+pub mod image;
+pub mod launch;
 pub(crate) mod mapping;
 pub mod pidfd;
 pub(crate) mod robust;

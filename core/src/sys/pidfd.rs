@@ -1,14 +1,64 @@
-//! Descriptors of processes. Source: pidfd_open(2), poll(2), prctl(2).
+//! Descriptors of processes. Source: pidfd_open(2), poll(2), waitid(2), prctl(2).
 
 use super::failed;
-use crate::{Error, Result};
+use crate::{Deadline, Error, Result};
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, PidfdFlags, Signal};
-use rustix::process::{getpid, getppid, kill_process, pidfd_open, set_parent_process_death_signal};
-use std::os::fd::{AsFd, BorrowedFd};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use rustix::process::{
+    getpid, getppid, kill_process, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The stack of the thread that waits for the parent's end: it makes two system calls.
 const WATCHER_STACK: usize = 64 << 10;
+
+/// Opens the process of that id, which must be a child of this process that nobody has waited for.
+pub(crate) fn open(pid: u32) -> Result<OwnedFd> {
+    let pid = Pid::from_raw(pid.cast_signed()).ok_or(Error::Misuse {
+        what: "a process id is a positive number",
+    })?;
+    pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed("pidfd_open", errno))
+}
+
+/// Waits until the process has ended; false once the deadline has passed.
+pub(crate) fn wait(pidfd: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
+    // What the kernel's clock can't count is as good as for ever.
+    let left = deadline.remaining();
+    let left = left.and_then(|left| rustix::fs::Timespec::try_from(left).ok());
+    let mut poll = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    match rustix::event::poll(&mut poll, left.as_ref()) {
+        Ok(count) => Ok(count == 1),
+        Err(errno) => Err(failed("poll", errno)),
+    }
+}
+
+/// Collects the status of a child that has ended: whether by a signal, and the signal or the code.
+pub(crate) fn collect(pidfd: BorrowedFd<'_>) -> Result<Option<(bool, i32)>> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    let status = rustix::process::waitid(WaitId::PidFd(pidfd), options)
+        .map_err(|errno| failed("waitid", errno))?;
+    Ok(status.and_then(|status| {
+        let code = status.exit_status().map(|code| (false, code));
+        code.or_else(|| status.terminating_signal().map(|signal| (true, signal)))
+    }))
+}
+
+/// Sends a signal, by its number; nothing happens if the process has ended.
+pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    let signal = Signal::from_named_raw(signal).ok_or(Error::Misuse {
+        what: "no signal has that number",
+    })?;
+    match pidfd_send_signal(pidfd, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(errno) => Err(failed("pidfd_send_signal", errno)),
+    }
+}
+
+/// Whether the calling thread is the first one of this process, which ends with it.
+#[must_use]
+pub fn is_main_thread() -> bool {
+    rustix::thread::gettid() == getpid()
+}
 
 /// Has this process killed when its parent, the process `parent`, is gone, however that goes.
 ///

@@ -14,6 +14,7 @@ mod child;
 #[cfg(crash_points)]
 mod crash;
 mod lock;
+mod process;
 mod queue;
 mod scene;
 mod step;

@@ -1,0 +1,88 @@
+//! A process that we started.
+
+use super::ExitStatus;
+use crate::sys::pidfd;
+use crate::{Deadline, Result};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+/// A process that this process has started, running or ended.
+///
+/// Dropping it neither ends nor waits for it: it runs on, and once it ends, what is left of it in the kernel stays until
+/// this process ends too. So whoever drops one waits for it first, or keeps it somewhere.
+///
+/// # After fork
+/// It is the parent's child: the forked process can signal it, and can't learn its status.
+#[derive(Debug)]
+pub struct Child {
+    pid: u32,
+    pidfd: OwnedFd,
+    status: Mutex<Option<ExitStatus>>,
+}
+
+impl Child {
+    pub(super) fn new(pid: u32, pidfd: OwnedFd) -> Self {
+        Self {
+            pid,
+            pidfd,
+            status: Mutex::new(None),
+        }
+    }
+
+    /// Its process id: its own until its status was collected.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits until it has ended, and says how; `None` once the deadline has passed. Any number of threads may wait.
+    ///
+    /// One system call while it runs, two when it has ended, none after that.
+    ///
+    /// # Errors
+    /// `Interrupted` when a signal handler ran; `Os` with ECHILD when somebody else has waited for it, or this
+    /// process ignores SIGCHLD: it has ended then, and nobody knows how.
+    pub fn wait(&self, deadline: Deadline) -> Result<Option<ExitStatus>> {
+        if let Some(status) = *self.status() {
+            return Ok(Some(status));
+        }
+        if !pidfd::wait(self.pidfd.as_fd(), deadline)? {
+            return Ok(None);
+        }
+        let mut status = self.status();
+        if status.is_none() {
+            *status = pidfd::collect(self.pidfd.as_fd())?.map(|(by_signal, number)| {
+                if by_signal {
+                    ExitStatus::Signal(number)
+                } else {
+                    ExitStatus::Code(number)
+                }
+            });
+        }
+        Ok(*status)
+    }
+
+    /// Sends it a signal, by its number. Nothing happens if it has ended.
+    ///
+    /// # Errors
+    /// `Misuse` for a number that isn't a signal's, `Os` when the system forbids it.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        // Under the lock, so that no other thread collects its status meanwhile and its id goes on to another.
+        let status = self.status();
+        if status.is_some() {
+            return Ok(());
+        }
+        pidfd::signal(self.pidfd.as_fd(), signal)
+    }
+
+    fn status(&self) -> std::sync::MutexGuard<'_, Option<ExitStatus>> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsFd for Child {
+    /// Its pidfd, which becomes readable when it ends.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}

@@ -1,0 +1,113 @@
+//! What to start.
+
+use super::Child;
+use crate::sys::launch;
+use crate::{Error, Result};
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// A program to be started as a child of this process.
+///
+/// It gets this process' environment with the additions, its standard streams, and beside those exactly the
+/// descriptors that were [passed](Self::pass).
+#[derive(Debug)]
+pub struct Spec {
+    program: OsString,
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Spec {
+    /// The program at that path, with no arguments: not even its own name, which is the first one.
+    pub fn new(program: impl AsRef<Path>) -> Self {
+        Self {
+            program: program.as_ref().as_os_str().to_owned(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            descriptors: Vec::new(),
+        }
+    }
+
+    /// This program again, whatever has become of its file since, under the name that it was called by.
+    #[must_use]
+    pub fn myself() -> Self {
+        let name = std::env::args_os().next().unwrap_or_default();
+        Self::new("/proc/self/exe").argument(name)
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn argument(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// Sets a variable of the environment.
+    #[must_use]
+    pub fn variable(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        let pair = (name.as_ref().to_owned(), value.as_ref().to_owned());
+        self.environment.push(pair);
+        self
+    }
+
+    /// Passes a descriptor on, and says which number it has in the child.
+    ///
+    /// # Errors
+    /// `Os` when there is no descriptor for a copy.
+    pub fn pass(&mut self, descriptor: impl AsFd) -> Result<RawFd> {
+        let copy = descriptor.as_fd().try_clone_to_owned();
+        let copy = copy.map_err(|error| Error::Os {
+            call: "fcntl(F_DUPFD_CLOEXEC)",
+            errno: error.raw_os_error().unwrap_or_default(),
+        })?;
+        let number =
+            launch::FIRST_DESCRIPTOR + RawFd::try_from(self.descriptors.len()).unwrap_or(0);
+        self.descriptors.push(copy);
+        Ok(number)
+    }
+
+    /// Starts it. About a millisecond, whatever this process has in memory.
+    ///
+    /// # Errors
+    /// `Os` when it can't be started; `Misuse` for a zero byte in a string.
+    pub fn start(&self) -> Result<Child> {
+        let path = string(&self.program)?;
+        let arguments = self.arguments.iter().map(string);
+        let arguments = arguments.collect::<Result<Vec<_>>>()?;
+        let added = |name: &OsString| self.environment.iter().any(|(other, _)| other == name);
+        let mine = std::env::vars_os().filter(|(name, _)| !added(name));
+        let environment = mine
+            .chain(self.environment.iter().cloned())
+            .map(|(mut variable, value)| {
+                variable.push("=");
+                variable.push(value);
+                string(&variable)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let descriptors: Vec<_> = self.descriptors.iter().map(AsFd::as_fd).collect();
+        let (pid, pidfd) = launch::start(&path, &arguments, &environment, &descriptors)?;
+        Ok(Child::new(pid, pidfd))
+    }
+}
+
+fn string(text: &OsString) -> Result<CString> {
+    CString::new(text.as_bytes().to_vec()).map_err(|_| Error::Misuse {
+        what: "a program's path, arguments and environment have no zero bytes",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStringExt;
+
+    #[test]
+    fn a_zero_byte_is_refused() {
+        let name = OsString::from_vec(b"a\0b".to_vec());
+        let started = Spec::new("/bin/true").argument(name).start();
+        assert!(matches!(started, Err(Error::Misuse { .. })));
+    }
+}

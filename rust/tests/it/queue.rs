@@ -1,0 +1,125 @@
+//! Queues of values between processes.
+
+use crate::watchdog::watch;
+use procession::{ErrorKind, GetError, Process, PutError, Queue};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_queue_can_be_sent_through_a_queue() {
+    let _watchdog = watch();
+    let questions: Queue<(String, Queue<usize>)> = Queue::new().unwrap();
+    let serve = |questions: Queue<(String, Queue<usize>)>| {
+        while let Ok((text, answers)) = questions.get() {
+            answers.put(&text.len()).unwrap();
+        }
+    };
+    let server = Process::spawn(serve, questions.clone()).unwrap();
+    for text in ["", "one", "twenty"] {
+        let answers = Queue::new().unwrap();
+        questions.put(&(text.to_owned(), answers.clone())).unwrap();
+        assert_eq!(answers.get().unwrap(), text.len());
+    }
+    questions.close().unwrap();
+    server.join().unwrap();
+}
+
+#[test]
+fn bounded_ones_keep_their_bound_and_timeouts() {
+    let _watchdog = watch();
+    let queue = Queue::bounded(2).unwrap();
+    assert_eq!(queue.capacity().unwrap(), Some(2));
+    assert_eq!(Queue::<()>::new().unwrap().capacity().unwrap(), None);
+    assert_eq!(
+        Queue::<()>::bounded(0).unwrap_err().kind(),
+        ErrorKind::Misuse
+    );
+    let timeout = Duration::from_millis(40);
+    let begin = Instant::now();
+    assert!(matches!(queue.get_timeout(timeout), Err(GetError::Empty)));
+    assert!(begin.elapsed() >= timeout);
+    queue.put(&1u8).unwrap();
+    queue.try_put(&2).unwrap();
+    assert!(matches!(queue.try_put(&3), Err(PutError::Full)));
+    let begin = Instant::now();
+    assert!(matches!(
+        queue.put_timeout(&3, timeout),
+        Err(PutError::Full)
+    ));
+    assert!(begin.elapsed() >= timeout);
+    let child = Process::spawn(|queue: Queue<u8>| queue.put(&3).unwrap(), queue.clone()).unwrap();
+    assert_eq!(
+        (
+            queue.get().unwrap(),
+            queue.get().unwrap(),
+            queue.get().unwrap()
+        ),
+        (1, 2, 3)
+    );
+    child.join().unwrap();
+    assert!(queue.is_empty().unwrap());
+    assert_eq!((queue.len().unwrap(), queue.lost().unwrap()), (0, 0));
+}
+
+const PRODUCERS: u64 = 3;
+const EACH: u64 = 5_000;
+
+fn produce((queue, from): (Queue<(u64, String)>, u64)) {
+    for number in 0..EACH {
+        let number = from * EACH + number;
+        queue
+            .put(&(number, "x".repeat((number % 100) as usize)))
+            .unwrap();
+    }
+}
+
+fn consume(queue: Queue<(u64, String)>) -> Vec<u64> {
+    let mut seen = Vec::new();
+    loop {
+        match queue.get() {
+            Ok((number, text)) => {
+                assert_eq!(text.len() as u64, number % 100);
+                seen.push(number);
+            }
+            Err(GetError::Closed) => return seen,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn each_value_is_got_exactly_once() {
+    let _watchdog = watch();
+    for queue in [Queue::new().unwrap(), Queue::bounded(5).unwrap()] {
+        let consumers = [(); 2].map(|()| Process::spawn(consume, queue.clone()).unwrap());
+        let producers: Vec<_> = (0..PRODUCERS)
+            .map(|from| Process::spawn(produce, (queue.clone(), from)).unwrap())
+            .collect();
+        for producer in producers {
+            producer.join().unwrap();
+        }
+        queue.close().unwrap();
+        let seen: Vec<u64> = consumers
+            .into_iter()
+            .flat_map(|it| it.join().unwrap())
+            .collect();
+        assert_eq!(seen.len() as u64, PRODUCERS * EACH);
+        let distinct: BTreeSet<u64> = seen.into_iter().collect();
+        assert_eq!(distinct.len() as u64, PRODUCERS * EACH);
+    }
+}
+
+#[test]
+fn what_was_put_outlives_its_process() {
+    let _watchdog = watch();
+    let queue = Queue::new().unwrap();
+    let put_and_abort = |(queue, length): (Queue<String>, usize)| -> () {
+        queue.put(&"y".repeat(length)).unwrap();
+        std::process::abort();
+    };
+    for length in [3, 100_000] {
+        let child = Process::spawn(put_and_abort, (queue.clone(), length)).unwrap();
+        child.join().unwrap_err();
+        assert_eq!(queue.try_get().unwrap().len(), length);
+    }
+}
