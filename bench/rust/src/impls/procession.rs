@@ -1,22 +1,191 @@
-//! The project itself. Each function returns what
-//! the other modules of this folder return; `base.rs` is the shortest example of a transport.
+//! The project itself: its typed crate, as a user would write it, and the bytes that its engine moves under that.
 
-use crate::{locks::LockKind, msg::Transport, pool::PoolKind, start::StartKind};
+use crate::locks::{Lock, LockKind};
+use crate::msg::*;
+use crate::pool::{PoolKind, arg, task};
+use crate::start::StartKind;
+use procession::{Pool, Process, Queue};
+use procession_core::{Arena, Deadline, Put};
+use serde_bytes::ByteBuf;
+use std::sync::OnceLock;
 
-pub fn init() {}
+pub fn init() {
+    procession::init();
+}
+
+/// Values of one type, encoded with serde.
+struct Typed<T>(Queue<T>, Option<T>);
+
+impl Sender for Typed<ByteBuf> {
+    fn send(&mut self, bytes: &[u8]) {
+        let message = self.1.get_or_insert_default();
+        message.clear();
+        message.extend_from_slice(bytes);
+        self.0.put(message).unwrap();
+    }
+}
+
+impl Receiver for Typed<ByteBuf> {
+    fn recv(&mut self, f: &mut dyn FnMut(&[u8])) {
+        f(&self.0.get().unwrap());
+    }
+}
+
+impl Sender for Typed<Rec> {
+    fn send(&mut self, _: &[u8]) {
+        unreachable!("a typed channel");
+    }
+    fn send_rec(&mut self, record: &Rec) {
+        self.0.put(record).unwrap();
+    }
+}
+
+impl Receiver for Typed<Rec> {
+    fn recv(&mut self, _: &mut dyn FnMut(&[u8])) {
+        unreachable!("a typed channel");
+    }
+    fn recv_rec(&mut self) -> Rec {
+        self.0.get().unwrap()
+    }
+}
+
+struct TypedChannel<T>(Queue<T>);
+
+impl<T: 'static> Channel for TypedChannel<T>
+where
+    Typed<T>: Sender + Receiver,
+{
+    fn sender(&mut self, _: usize) -> Box<dyn Sender> {
+        Box::new(Typed(self.0.clone(), None))
+    }
+    fn receiver(&mut self, _: usize) -> Box<dyn Receiver> {
+        Box::new(Typed(self.0.clone(), None))
+    }
+}
+
+fn typed(config: ChanCfg) -> Result<Box<dyn Channel>, String> {
+    fn open<T>() -> Result<TypedChannel<T>, String> {
+        Queue::new()
+            .map(TypedChannel)
+            .map_err(|error| error.to_string())
+    }
+    Ok(if config.typed {
+        Box::new(open::<Rec>()?)
+    } else {
+        Box::new(open::<ByteBuf>()?)
+    })
+}
+
+/// Bytes as they are.
+struct Bytes(procession_core::Queue, Vec<u8>);
+
+impl Sender for Bytes {
+    fn send(&mut self, bytes: &[u8]) {
+        if !self.0.try_put(0, &[bytes]).unwrap() {
+            let stored = self.0.put(0, &[bytes], Deadline::NEVER).unwrap();
+            assert_eq!(stored, Put::Stored);
+        }
+    }
+}
+
+impl Receiver for Bytes {
+    fn recv(&mut self, f: &mut dyn FnMut(&[u8])) {
+        self.1.clear();
+        let taken = match self.0.try_get_into(&mut self.1).unwrap() {
+            Some(taken) => taken,
+            None => self
+                .0
+                .get_into(&mut self.1, Deadline::NEVER)
+                .unwrap()
+                .unwrap(),
+        };
+        if let Some(extent) = taken.extent {
+            extent.append_to(&mut self.1).unwrap();
+        }
+        f(&self.1);
+    }
+}
+
+struct BytesChannel(procession_core::Queue);
+
+impl Channel for BytesChannel {
+    fn sender(&mut self, _: usize) -> Box<dyn Sender> {
+        Box::new(Bytes(self.0.clone(), Vec::new()))
+    }
+    fn receiver(&mut self, _: usize) -> Box<dyn Receiver> {
+        Box::new(Bytes(self.0.clone(), Vec::new()))
+    }
+}
+
+fn bytes(_: ChanCfg) -> Result<Box<dyn Channel>, String> {
+    static ARENA: OnceLock<Arena> = OnceLock::new();
+    let arena = ARENA.get_or_init(|| Arena::create().unwrap());
+    procession_core::Queue::new(arena, None)
+        .map(|queue| Box::new(BytesChannel(queue)) as Box<dyn Channel>)
+        .map_err(|error| error.to_string())
+}
 
 pub fn transports() -> Vec<Transport> {
-    vec![]
+    let transport = |name, typed, open| Transport {
+        name,
+        threads: false,
+        typed,
+        open,
+    };
+    vec![
+        transport("procession", true, typed),
+        transport("procession (bytes)", false, bytes),
+    ]
+}
+
+impl Lock for procession::Lock {
+    fn acquire(&self) {
+        self.acquire().unwrap().keep();
+    }
+    fn release(&self) {
+        self.release().unwrap();
+    }
 }
 
 pub fn locks() -> Vec<LockKind> {
-    vec![]
+    vec![LockKind::Lock("procession Lock", |_| {
+        Box::new(procession::Lock::new().unwrap())
+    })]
+}
+
+fn spawn(n: usize) -> Result<(), String> {
+    let started: Result<Vec<_>, _> = (0..n as u64)
+        .map(|number| Process::spawn(|number: u64| number + 1, number))
+        .collect();
+    for (number, process) in (1..).zip(started.map_err(|error| error.to_string())?) {
+        let value = process.join().map_err(|error| error.to_string())?;
+        assert_eq!(value, number as u64);
+    }
+    Ok(())
 }
 
 pub fn starts() -> Vec<StartKind> {
-    vec![]
+    vec![StartKind {
+        name: "procession spawn",
+        run: spawn,
+        prepare: || {},
+    }]
+}
+
+fn pool(workers: usize, size: usize) -> Box<dyn FnMut(u64) -> u64> {
+    let pool = Pool::new(workers as u32).unwrap();
+    Box::new(move |n| {
+        let arguments = (0..n).map(|i| ByteBuf::from(arg(i, size)));
+        let results = pool
+            .imap_unordered(|argument: ByteBuf| task(&argument), arguments)
+            .unwrap();
+        results.map(Result::unwrap).sum()
+    })
 }
 
 pub fn pools() -> Vec<PoolKind> {
-    vec![]
+    vec![PoolKind {
+        name: "procession Pool",
+        make: pool,
+    }]
 }
