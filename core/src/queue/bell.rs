@@ -11,9 +11,9 @@
 
 use crate::shm::view::shared;
 use crate::sys::clock;
-use crate::sys::word::{Acquire, Cell, SeqCst, Wake, Word};
+use crate::sys::word::{Acquire, Cell, Relaxed, SeqCst, Wake, Word};
 use crate::{Deadline, Result};
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, fence};
 use std::time::{Duration, Instant};
 
 shared! {
@@ -92,22 +92,35 @@ const PROBE_EVERY: u32 = 16;
 /// As long as that takes: two processes that both sleep come back to answering each other awake.
 const PROBE: Duration = Duration::from_micros(25);
 
+/// A yield that takes longer has let somebody else run; one that finds nobody takes less than half of it.
+const SWITCH: Duration = Duration::from_micros(1);
+/// Waits after which the number of processors is asked for again: it is a system call, and rarely changes.
+const ASK_EVERY: u32 = 64;
+
 /// How long to wait awake before a sleep: 64 pauses, then some yields, for longer the better that has gone.
 ///
-/// A peer on another processor answers within the pauses and yields, at a tenth of what a sleep and a wake cost; one
-/// on the same processor gets it at the first yield. On a busy machine both fail, so failures shorten the wait; and a
-/// yield that gave the processor to somebody else for long ends it.
+/// A peer on another processor answers within the pauses and yields, at a tenth of what a sleep and a wake cost. One
+/// on the same processor gets it at the first yield, so after that has happened the next wait begins with a yield.
+/// On a busy machine all fail, so failures shorten the wait, and a yield that let others run for long ends it.
 #[derive(Debug)]
 pub(super) struct Patience {
-    nanoseconds: AtomicU32,
+    /// The usual wait, in nanoseconds.
+    usual: AtomicU32,
     failures: AtomicU32,
+    waits: AtomicU32,
+    several_processors: AtomicBool,
+    /// The peer answered last while it had this process' processor.
+    together: AtomicBool,
 }
 
 impl Default for Patience {
     fn default() -> Self {
         Self {
-            nanoseconds: AtomicU32::new(LONGEST.subsec_nanos()),
+            usual: AtomicU32::new(LONGEST.subsec_nanos()),
             failures: AtomicU32::new(0),
+            waits: AtomicU32::new(0),
+            several_processors: AtomicBool::new(false),
+            together: AtomicBool::new(false),
         }
     }
 }
@@ -115,43 +128,64 @@ impl Default for Patience {
 impl Patience {
     /// Waits awake until `ready`; false when it gave up.
     pub(super) fn wait(&self, ready: impl Fn() -> Result<bool>) -> Result<bool> {
-        if !clock::several_processors() {
+        let waits = self.waits.fetch_add(1, Relaxed);
+        if waits.is_multiple_of(ASK_EVERY) {
+            self.several_processors
+                .store(clock::several_processors(), Relaxed);
+        }
+        if !self.several_processors.load(Relaxed) {
             return Ok(false);
         }
-        let (mut paused, mut gap) = (0, 1);
-        while paused < PAUSES {
-            if ready()? {
-                return Ok(true);
-            }
-            for _ in 0..gap {
-                std::hint::spin_loop();
-            }
-            paused += gap;
-            gap = (gap * 2).min(GAP_MAX);
-        }
-        let usual = Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed).into());
-        let failures = self.failures.load(Ordering::Relaxed);
+        let together = self.together.load(Relaxed);
+        Ok((!together && pause(&ready)?) || self.offer(&ready)?)
+    }
+
+    /// Offers the processor to others until `ready`; false when it gave up.
+    fn offer(&self, ready: impl Fn() -> Result<bool>) -> Result<bool> {
+        let usual = Duration::from_nanos(self.usual.load(Relaxed).into());
+        let failures = self.failures.load(Relaxed);
         let is_probe = failures % PROBE_EVERY == PROBE_EVERY - 1;
         let longest = if is_probe { PROBE } else { usual };
         let begin = Instant::now();
+        let mut before = begin;
         loop {
             clock::yield_now();
+            let now = Instant::now();
+            let switched = now - before > SWITCH;
             if ready()? {
+                self.together.store(switched, Relaxed);
                 self.set(if is_probe { LONGEST } else { usual * 2 });
                 return Ok(true);
             }
-            if begin.elapsed() > longest {
+            if now - begin > longest {
                 break;
             }
+            before = now;
         }
+        self.together.store(false, Relaxed);
         self.set(usual * 3 / 4);
-        self.failures
-            .store(failures.wrapping_add(1), Ordering::Relaxed);
+        self.failures.store(failures.wrapping_add(1), Relaxed);
         Ok(false)
     }
 
     fn set(&self, usual: Duration) {
         let usual = usual.clamp(SHORTEST, LONGEST).subsec_nanos();
-        self.nanoseconds.store(usual, Ordering::Relaxed);
+        self.usual.store(usual, Relaxed);
     }
+}
+
+/// Pauses until `ready`; false when it gave up.
+fn pause(ready: impl Fn() -> Result<bool>) -> Result<bool> {
+    let (mut paused, mut gap) = (0, 1);
+    while paused < PAUSES {
+        if ready()? {
+            return Ok(true);
+        }
+        for _ in 0..gap {
+            std::hint::spin_loop();
+        }
+        paused += gap;
+        gap = (gap * 2).min(GAP_MAX);
+    }
+    Ok(false)
 }
