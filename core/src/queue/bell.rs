@@ -133,11 +133,9 @@ impl Patience {
             self.several_processors
                 .store(clock::several_processors(), Relaxed);
         }
-        if !self.several_processors.load(Relaxed) {
-            return Ok(false);
-        }
-        let together = self.together.load(Relaxed);
-        Ok((!together && pause(&ready)?) || self.offer(&ready)?)
+        // On one processor alone, the peer can only be on another one or wait for this one: a yield is right for both.
+        let pausing = self.several_processors.load(Relaxed) && !self.together.load(Relaxed);
+        Ok((pausing && pause(&ready)?) || self.offer(&ready)?)
     }
 
     /// Offers the processor to others until `ready`; false when it gave up.

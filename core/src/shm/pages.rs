@@ -16,8 +16,8 @@ use crate::{Error, Result};
 
 /// Pages that get memory at a time when a fresh run is cut: 256 KiB.
 const STEP: u64 = 64;
-/// A run of at least this many pages goes back to the system when [`WARM_MAX`] free ones are warm already: 1 MiB.
-const PUNCH: u64 = 256;
+/// A run of at least this many pages goes back to the system when [`WARM_MAX`] free ones are warm already: 64 KiB.
+const PUNCH: u64 = 16;
 /// Free pages that keep their memory: 64 MiB. Fresh pages cost a microsecond or three each, so some are kept.
 const WARM_MAX: u64 = 16384;
 
@@ -204,12 +204,16 @@ pub(super) fn take(member: &Member, pages: u64, align: u64, slot: u32) -> Result
     })
 }
 
-/// A place for a run: where it would begin inside a free run.
+/// A place for a run: where it would begin, and the free run that it would be cut out of.
 #[derive(Debug, Clone, Copy)]
 struct Place {
-    run: u64,
-    free: Entry,
     at: u64,
+    /// Where the free run begins; it is warm, but for its end.
+    run: u64,
+    /// Pages of it that have memory.
+    warm: u64,
+    /// Pages behind those that have none, up to the next run.
+    cold: u64,
 }
 
 /// A run of just that many pages among those freed last: the warmest memory there is, found in a few loads.
@@ -262,58 +266,75 @@ fn search_from(member: &Member, from: u64, pages: u64, align: u64) -> Result<Opt
             member.entry(start)?.store(joined.bits(), Release);
             run = (start, joined);
         }
+        let before = last.filter(|(start, left)| {
+            left.kind == Kind::Warm && start + left.pages == run.0 && !starts_window(run.0)
+        });
         last = run.1.is_free().then_some(run);
-        let at = run.0.next_multiple_of(align);
-        let fits = run.1.is_free() && at + pages <= run.0 + run.1.pages;
-        Ok(fits.then_some(Place {
-            run: run.0,
-            free: run.1,
+        let (begin, warm, cold) = match (run.1.kind, before) {
+            (Kind::Warm, _) => (run.0, run.1.pages, 0),
+            (Kind::Cold, Some((start, left))) => (start, left.pages, run.1.pages),
+            (Kind::Cold, None) => (run.0, 0, run.1.pages),
+            _ => return Ok(None),
+        };
+        let at = begin.next_multiple_of(align);
+        Ok((at + pages <= begin + warm + cold).then_some(Place {
             at,
+            run: begin,
+            warm,
+            cold,
         }))
     })
 }
 
+fn starts_window(page: u64) -> bool {
+    window_start(window_of(page * PAGE)) == page * PAGE
+}
+
 /// Cuts a run out of a free one: what is right of it first, then the run, then what is left of it.
 fn cut(member: &Member, place: Place, entry: Entry) -> Result<()> {
-    let Place { run, free, at } = place;
-    let end = run + free.pages;
-    let mut rest = at + entry.pages;
-    if free.kind == Kind::Cold {
-        let step = (end - at).min(entry.pages.max(STEP));
-        mapping::allocate(member.windows().file(), at * PAGE, step * PAGE)?;
-        if at + step < end {
-            member
-                .entry(at + step)?
-                .store(Entry::cold(end - at - step).bits(), Relaxed);
-        }
-        if rest < at + step {
-            member
-                .entry(rest)?
-                .store(Entry::warm(at + step - rest).bits(), Relaxed);
-        }
-        count_warm(member, at + step - rest, 0)?;
-        rest = at + step;
-    } else {
-        if rest < end {
-            member
-                .entry(rest)?
-                .store(Entry::warm(end - rest).bits(), Relaxed);
-        }
-        count_warm(member, 0, entry.pages)?;
+    let Place { at, run, .. } = place;
+    let (warm, end) = warm_up(member, place, at + entry.pages)?;
+    let rest = at + entry.pages;
+    if rest < warm {
+        member
+            .entry(rest)?
+            .store(Entry::warm(warm - rest).bits(), Relaxed);
     }
+    count_warm(member, 0, entry.pages)?;
     member.entry(at)?.store(entry.bits(), Release);
     if run < at {
-        member.entry(run)?.store(
-            Entry {
-                pages: at - run,
-                ..free
-            }
-            .bits(),
-            Release,
-        );
+        member
+            .entry(run)?
+            .store(Entry::warm(at - run).bits(), Release);
     }
+    // What is left of the step comes first next time.
     member.header()?.cursor.store(rest.min(end - 1), Relaxed);
     Ok(())
+}
+
+/// Gives a free run memory up to the page `until` at least. Gives where its memory ends now, and where it does.
+fn warm_up(member: &Member, place: Place, until: u64) -> Result<(u64, u64)> {
+    let cold = place.run + place.warm;
+    let end = cold + place.cold;
+    if until <= cold {
+        return Ok((cold, end));
+    }
+    let warm = until.max(cold + STEP).min(end);
+    mapping::allocate(member.windows().file(), cold * PAGE, (warm - cold) * PAGE)?;
+    if warm < end {
+        member
+            .entry(warm)?
+            .store(Entry::cold(end - warm).bits(), Relaxed);
+    }
+    if place.warm > 0 {
+        // Inside first: a death between leaves zeroes where a run should begin, which are made free.
+        member.entry(cold)?.store(0, Relaxed);
+    }
+    member
+        .entry(place.run)?
+        .store(Entry::warm(warm - place.run).bits(), Release);
+    count_warm(member, warm - cold, 0)?;
+    Ok((warm, end))
 }
 
 /// Makes the next window, all of it free and without memory but for its table.
