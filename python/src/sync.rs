@@ -32,7 +32,12 @@ impl Lock {
 
     /// Takes the lock; false if it can't be had at once (block=False) or within timeout seconds.
     #[pyo3(signature = (block=true, timeout=None))]
-    fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+    fn acquire(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = blocking::truth)] block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<bool> {
         let lock = self.get()?;
         if lock.try_acquire().map_err(raise)? {
             return Ok(true);
