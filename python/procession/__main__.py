@@ -47,7 +47,7 @@ def _run_script(path):
         runpy._run_module_as_main('__main__', alter_argv=False)
         return
     # Absolute and otherwise as it was said, as the interpreter's own `__file__`.
-    path = os.path.join(os.getcwd(), path.removeprefix('./'))
+    path = os.path.join(os.getcwd(), path)
     try:
         with io.open_code(path) as file:
             source = file.read()

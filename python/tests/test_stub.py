@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import types
 import unittest
 
 from procession import _core
@@ -15,7 +16,9 @@ MADE_UP = {'($self, /, *args, **kwargs)', '($type, *args, **kwargs)'}
 
 
 def names_of(thing):
-    return set(vars(thing)) - COMMON
+    # What the shim gives a compiled class is written in Python, and is no matter of the stub's.
+    python = (types.FunctionType, property, classmethod, staticmethod)
+    return {name for name, value in vars(thing).items() if name not in COMMON and not isinstance(value, python)}
 
 
 def stub_names(body):
