@@ -21,6 +21,9 @@ def _new_main():
     """A main module that has nothing of this one's."""
     main = types.ModuleType('__main__')
     main.__builtins__ = __builtins__
+    if sys.version_info < (3, 14):
+        # The interpreter's own main module has them from the start.
+        main.__annotations__ = {}
     sys.modules['__main__'] = sys.modules['__mp_main__'] = main
     return main
 
@@ -38,16 +41,21 @@ def _run_module(name):
 
 def _run_script(path):
     if os.path.isdir(path) or zipfile.is_zipfile(path):
-        _put_first(path)
+        # Absolute, as the interpreter's own: the program may change its folder.
+        _put_first(os.path.join(os.getcwd(), path))
         _new_main()
         runpy._run_module_as_main('__main__', alter_argv=False)
         return
+    # Absolute and otherwise as it was said, as the interpreter's own `__file__`.
+    path = os.path.join(os.getcwd(), path)
     try:
         with io.open_code(path) as file:
             source = file.read()
     except OSError as error:
-        sys.exit(f"{sys.executable}: can't open file {os.path.abspath(path)!r}: "
-                 f'[Errno {error.errno}] {error.strerror}')
+        print(f"{sys.executable}: can't open file {path!r}: [Errno {error.errno}] {error.strerror}",
+              file=sys.stderr)
+        # As the interpreter's own status.
+        sys.exit(2)
     if not sys.flags.safe_path:
         _put_first(os.path.dirname(os.path.realpath(path)))
     main = _new_main()

@@ -19,6 +19,10 @@ class Popen:
         util._flush_std_streams()
         self.returncode = None
         self.finalizer = None
+        self._parent_pid = os.getpid()
+        # Threads may ask at once, and only one of them can wait for the child: the others get what it was told. A signal
+        # handler may ask in the midst of it.
+        self._asking = threading.RLock()
         self._launch(process_obj)
 
     def _launch(self, process_obj):
@@ -57,29 +61,38 @@ class Popen:
 
     def poll(self, flag=os.WNOHANG):
         """The exit code, if the process has ended."""
-        if self.returncode is None:
-            try:
-                pid, status = os.waitpid(self.pid, flag)
-            except OSError:
-                # Not our child, or somebody else has waited for it.
-                return None
-            if pid == self.pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
-                # What it held is given back now, not when it's missed.
-                _core.reap()
+        if self.returncode is None and self._parent_pid == os.getpid():
+            with self._asking:
+                self._ask(flag)
         return self.returncode
+
+    def _ask(self, flag):
+        if self.returncode is not None:
+            return
+        try:
+            pid, status = os.waitpid(self.pid, flag)
+        except OSError:
+            # Somebody else has waited for it.
+            return
+        if pid == self.pid:
+            self.returncode = os.waitstatus_to_exitcode(status)
+            # What it held is given back now, not when it's missed.
+            _core.reap()
 
     def wait(self, timeout=None):
         """The exit code; None if the process hasn't ended after so many seconds."""
         if self.returncode is None:
-            if timeout is not None and not self._ended_within(timeout):
+            # The sentinel is what is waited for, so that other threads can ask meanwhile.
+            if not self._ended_within(timeout):
                 return None
-            return self.poll(os.WNOHANG if timeout == 0.0 else 0)
+            return self.poll()
         return self.returncode
 
     def _ended_within(self, timeout):
         poll = select.poll()
         poll.register(self.sentinel, select.POLLIN)
+        if timeout is None:
+            return bool(poll.poll())
         deadline = time.monotonic() + timeout
         while True:
             left = max(0.0, deadline - time.monotonic())

@@ -30,3 +30,8 @@ pub(crate) fn deadline(block: bool, timeout: Option<f64>) -> Deadline {
         }
     }
 }
+
+/// What an argument means as yes or no: anything has a truth in Python, and programs say `get(0)` and `acquire(1)`.
+pub(crate) fn truth(argument: &Bound<'_, PyAny>) -> PyResult<bool> {
+    argument.is_truthy()
+}

@@ -54,7 +54,7 @@ impl Queue {
     fn put(
         slf: &Bound<'_, Self>,
         obj: &Bound<'_, PyAny>,
-        block: bool,
+        #[pyo3(from_py_with = blocking::truth)] block: bool,
         timeout: Option<f64>,
     ) -> PyResult<()> {
         let (py, queue) = (slf.py(), slf.get().open(slf)?);
@@ -79,7 +79,7 @@ impl Queue {
     #[pyo3(signature = (block=true, timeout=None))]
     fn get<'py>(
         slf: &Bound<'py, Self>,
-        block: bool,
+        #[pyo3(from_py_with = blocking::truth)] block: bool,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (py, queue) = (slf.py(), slf.get().open(slf)?);

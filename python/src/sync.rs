@@ -8,6 +8,11 @@ use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 use std::sync::OnceLock;
+use std::time::Duration;
+
+/// A signal interrupts a sleep, but not the core's look at the holder between two sleeps: after so long a wait its
+/// handler gets its turn all the same. As long as between two looks, so that it costs no sleep of its own.
+const HANDLERS_TURN: Duration = Duration::from_millis(50);
 
 /// A lock that processes and threads share, as multiprocessing's `Lock`; its dead holder never blocks the living.
 #[pyclass(subclass, frozen, module = "procession.synchronize")]
@@ -32,7 +37,12 @@ impl Lock {
 
     /// Takes the lock; false if it can't be had at once (block=False) or within timeout seconds.
     #[pyo3(signature = (block=true, timeout=None))]
-    fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+    fn acquire(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = blocking::truth)] block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<bool> {
         let lock = self.get()?;
         if lock.try_acquire().map_err(raise)? {
             return Ok(true);
@@ -91,7 +101,14 @@ impl Lock {
         lock: &procession_core::Lock,
         deadline: Deadline,
     ) -> PyResult<bool> {
-        match blocking::wait(py, || lock.acquire(deadline))? {
+        let acquired = loop {
+            let turn = deadline.at_most(HANDLERS_TURN);
+            match blocking::wait(py, || lock.acquire(turn))? {
+                Acquired::TimedOut if !deadline.passed() => py.check_signals()?,
+                acquired => break acquired,
+            }
+        };
+        match acquired {
             Acquired::Clean => Ok(true),
             Acquired::TimedOut => Ok(false),
             Acquired::OwnerDied => {

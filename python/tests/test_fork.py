@@ -1,0 +1,275 @@
+"""Forks that aren't ours, forks among threads, and what a program that a fork starts inherits."""
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import unittest
+
+import helpers
+import procession
+from helpers import wait_until
+
+
+def put_here_and_there(queue, answers, number):
+    """Puts into and gets from a queue that a thread of the parent was busy with when it was forked."""
+    for _ in range(20):
+        queue.put(number)
+    for _ in range(20):
+        queue.get()
+    answers.put(number)
+
+
+def take_turns(lock, answers):
+    for _ in range(50):
+        with lock:
+            pass
+    answers.put('done')
+
+
+class ForkCase(helpers.Case):
+    method = 'fork'
+
+    def setUp(self):
+        super().setUp()
+        self.queue, self.lock = self.context.Queue(), self.context.Lock()
+
+    def fork(self, function, *args):
+        """A bare fork, without a word to us; 0 if the function returns, 1 if it raises."""
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                function(*args)
+                status = 0
+            finally:
+                os._exit(status)
+        self.addCleanup(self.reap, pid)
+        return pid
+
+    def reap(self, pid):
+        try:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        except (ChildProcessError, ProcessLookupError):
+            pass
+
+    def status(self, pid):
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+class BareForkTest(ForkCase):
+    def test_queue(self):
+        self.queue.put('from the parent')
+        back = self.context.Queue()
+        pid = self.fork(lambda: back.put((os.getpid(), self.queue.get(), b'x' * 200_000)))
+        self.assertEqual(back.get(), (pid, 'from the parent', b'x' * 200_000))
+        self.assertEqual(self.status(pid), 0)
+
+    def test_forks_of_forks(self):
+        def descend(depth):
+            self.queue.put(depth)
+            if depth:
+                assert self.status(self.fork(descend, depth - 1)) == 0
+
+        self.assertEqual(self.status(self.fork(descend, 4)), 0)
+        self.assertEqual([self.queue.get() for _ in range(5)], [4, 3, 2, 1, 0])
+
+    def test_a_queue_of_the_childs_own(self):
+        def make():
+            made = self.context.Queue()
+            made.put('made by a child')
+            self.queue.put(made)
+
+        self.assertEqual(self.status(self.fork(make)), 0)
+        self.assertEqual(self.queue.get().get(), 'made by a child')
+
+    def test_a_killed_holder(self):
+        def hold():
+            self.lock.acquire()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        self.assertEqual(self.status(self.fork(hold)), -signal.SIGKILL)
+        with self.assertWarnsRegex(RuntimeWarning, 'died holding it'):
+            self.assertTrue(self.lock.acquire())
+
+    def test_a_lock_that_the_parent_holds(self):
+        def try_it():
+            assert self.lock.locked() and not self.lock.acquire(False)
+            self.lock.release()
+
+        self.lock.acquire()
+        self.assertEqual(self.status(self.fork(try_it)), 0)
+        self.assertTrue(self.lock.acquire(False))
+
+    def test_a_holder_that_becomes_another_program(self):
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+
+        def become():
+            self.lock.acquire()
+            self.queue.put('stored before')
+            os.dup2(writer, 1)
+            os.execv(sys.executable, [sys.executable, '-c', '''if True:
+                import os, time
+                links = [os.readlink(f"/proc/self/fd/{fd}") for fd in (0, 1, 2, *range(3, 50))
+                         if os.path.exists(f"/proc/self/fd/{fd}") or os.path.lexists(f"/proc/self/fd/{fd}")]
+                os.write(1, b"arena" if any("memfd" in link for link in links) else b"clean")
+                time.sleep(3600)'''])
+
+        pid = self.fork(become)
+        os.close(writer)
+        # The program has nothing of ours: no arena, and no lock either.
+        self.assertEqual(os.read(reader, 100), b'clean')
+        with self.assertWarnsRegex(RuntimeWarning, 'died holding it'):
+            self.assertTrue(self.lock.acquire())
+        self.assertEqual(self.queue.get(), 'stored before')
+        os.kill(pid, signal.SIGKILL)
+        self.assertEqual(self.status(pid), -signal.SIGKILL)
+
+    def test_a_fork_that_starts_processes(self):
+        def start():
+            child = self.context.Process(target=self.queue.put, args=('from a grandchild',))
+            child.start()
+            child.join()
+            assert child.exitcode == 0
+
+        self.assertEqual(self.status(self.fork(start)), 0)
+        self.assertEqual(self.queue.get(), 'from a grandchild')
+
+    def test_before_there_is_an_arena(self):
+        done = self.script('''
+            import os, procession
+            pid = os.fork()
+            queue = procession.Queue()
+            queue.put(1)
+            assert queue.get() == 1
+            if pid == 0:
+                os._exit(0)
+            print(os.waitpid(pid, 0)[1])
+            ''')
+        self.assertEqual((done.stdout, done.stderr), ('0\n', ''))
+
+
+class AmongThreadsTest(ForkCase):
+    def among(self, work, threads=2):
+        """Runs `work` in threads until the test is over."""
+        over = threading.Event()
+
+        def loop():
+            while not over.is_set():
+                work()
+
+        running = [threading.Thread(target=loop) for _ in range(threads)]
+
+        def end():
+            over.set()
+            for thread in running:
+                thread.join()
+
+        self.addCleanup(end)
+        for thread in running:
+            thread.start()
+
+    def put_and_get(self):
+        self.queue.put(b'x' * 300)
+        self.queue.get()
+
+    def test_fork_while_others_put_and_get(self):
+        self.among(self.put_and_get)
+        answers = self.context.Queue()
+        for number in range(25):
+            child = self.start(put_here_and_there, self.queue, answers, number)
+            self.assertEqual(answers.get(), number)
+            child.join()
+            self.assertEqual(child.exitcode, 0)
+            child.close()
+
+    def test_bare_fork_while_others_put_and_get(self):
+        self.among(self.put_and_get)
+        answers = self.context.Queue()
+        for number in range(25):
+            pid = self.fork(put_here_and_there, self.queue, answers, number)
+            self.assertEqual(answers.get(), number)
+            self.assertEqual(self.status(pid), 0)
+
+    def test_fork_while_another_waits_to_get(self):
+        got = []
+        thread = threading.Thread(target=lambda: got.append(self.queue.get()))
+        thread.start()
+        time.sleep(0.2)
+        answers = self.context.Queue()
+        pid = self.fork(lambda: answers.put(self.queue.empty()))
+        self.assertTrue(answers.get())
+        self.assertEqual(self.status(pid), 0)
+        # The child has no waiting thread: what is put is the parent's.
+        self.queue.put('for the thread')
+        thread.join()
+        self.assertEqual(got, ['for the thread'])
+
+    def test_fork_while_another_waits_to_put(self):
+        bounded = self.context.Queue(1)
+        bounded.put('first')
+        thread = threading.Thread(target=bounded.put, args=('second',))
+        thread.start()
+        time.sleep(0.2)
+        answers = self.context.Queue()
+
+        def child():
+            try:
+                bounded.put('third', False)
+            except queue.Full:
+                answers.put(bounded.get())
+
+        pid = self.fork(child)
+        self.assertEqual(answers.get(), 'first')
+        self.assertEqual(self.status(pid), 0)
+        thread.join()
+        self.assertEqual(bounded.get(), 'second')
+        self.assertTrue(bounded.empty())
+
+    def test_fork_while_others_take_a_lock(self):
+        def take():
+            with self.lock:
+                pass
+
+        self.among(take)
+        answers = self.context.Queue()
+        for _ in range(15):
+            # A thread of the parent may have held it: that thread frees it, in the parent.
+            child = self.start(take_turns, self.lock, answers)
+            self.assertEqual(answers.get(), 'done')
+            child.join()
+            child.close()
+
+    def test_a_child_of_another_thread_outlives_it(self):
+        reader, writer = self.context.Pipe(False)
+        self.addCleanup(reader.close)
+        self.addCleanup(writer.close)
+        for method in ('fork', 'spawn'):
+            context, back = procession.get_context(method), self.context.Queue()
+            children = []
+
+            def start():
+                children.append(self.own(context.Process(target=reply, args=(reader, back), daemon=True)))
+                children[0].start()
+
+            thread = threading.Thread(target=start)
+            thread.start()
+            thread.join()
+            wait_until(lambda: not os.path.exists(f'/proc/self/task/{thread.native_id}'))
+            time.sleep(0.2)
+            writer.send(method)
+            self.assertEqual(back.get(), method)
+            children[0].join()
+            self.assertEqual(children[0].exitcode, 0)
+
+
+def reply(reader, back):
+    back.put(reader.recv())
+
+
+if __name__ == '__main__':
+    unittest.main()
