@@ -1,8 +1,9 @@
 //! Programs started, waited for and signalled.
 
 use crate::child::alone;
-use procession_core::{Child, Deadline, Error, ExitStatus, Spec};
+use procession_core::{Arena, Child, Deadline, Error, ExitStatus, Lock, Spec};
 use std::io::Read;
+use std::os::fd::{AsFd, IntoRawFd};
 use std::time::{Duration, Instant};
 
 fn shell(script: &str) -> Spec {
@@ -113,4 +114,24 @@ fn this_program_starts_again() {
         .argument("--list")
         .variable("RUST_TEST_NOCAPTURE", "1");
     assert_eq!(end(&spec.start().unwrap()), ExitStatus::Code(0));
+}
+
+#[test]
+fn a_newcomer_opens_what_lies_in_a_window_that_it_has_not_mapped() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let mut locks = Vec::new();
+    while locks
+        .last()
+        .is_none_or(|lock: &Lock| lock.name().offset < 1 << 20)
+    {
+        locks.push(Lock::new(&arena).unwrap());
+    }
+    // Another membership in this process knows as little of the windows as a fresh process.
+    let slot = arena.reserve().unwrap();
+    let copy = arena.descriptor().as_fd().try_clone_to_owned().unwrap();
+    let newcomer = Arena::attach(&slot.token(copy.into_raw_fd())).unwrap();
+    let lock = Lock::open(&newcomer, locks.last().unwrap().name()).unwrap();
+    assert!(lock.try_acquire().unwrap());
+    assert!(locks.last().unwrap().is_held().unwrap());
 }

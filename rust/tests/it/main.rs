@@ -1,5 +1,9 @@
 //! The Rust face, with real processes.
 #![allow(missing_docs, reason = "tests")]
+#![allow(
+    clippy::print_stderr,
+    reason = "the watchdog, for whoever reads a failure"
+)]
 
 mod lock;
 mod pool;
