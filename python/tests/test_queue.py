@@ -845,19 +845,23 @@ def grown():
             ''')
 
     def test_a_flood_leaves_what_was_in_flight_at_most(self):
-        self.program('''
-            count, filling, first = 200_000, b'x' * 100, 0
-            for _ in range(3):
-                for _ in range(count):
-                    queue.put(filling)
-                assert grown() >= count * len(filling), grown()
-                full = grown()
-                for _ in range(count):
-                    queue.get()
-                # It doesn't grow, neither by getting nor from one flood to the next.
-                first = first or full
-                assert grown() <= full <= first, (grown(), full, first)
-            ''')
+        for count, length in ((200_000, 100), (50_000, 1000), (500, 100_000)):
+            with self.subTest(length=length):
+                self.program(f'''
+                    filling, first = b'x' * {length}, 0
+                    for _ in range(3):
+                        for _ in range({count}):
+                            queue.put(filling)
+                        in_flight = procession._core.census()['linked_bytes']
+                        assert in_flight >= {count * length}, in_flight
+                        full = grown()
+                        assert full <= in_flight + KEPT_MAX, (full, in_flight)
+                        for _ in range({count}):
+                            queue.get()
+                        # It doesn't grow, neither by getting nor from one flood to the next.
+                        first = first or full
+                        assert grown() <= full <= first, (grown(), full, first)
+                    ''')
 
     def test_a_flood_of_large_ones_is_given_back(self):
         self.program('''
