@@ -14,6 +14,7 @@ use crate::sys::clock;
 use crate::sys::word::{Acquire, Cell, SeqCst, Wake, Word};
 use crate::{Deadline, Result};
 use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::time::{Duration, Instant};
 
 shared! {
     /// A bell, on a line of its own.
@@ -76,46 +77,88 @@ impl Bell {
     }
 }
 
-/// Pauses before the first yield.
+/// Most pauses before the first yield.
 const PAUSES: u32 = 64;
 /// Most times that the processor is offered to others before a sleep.
 const YIELDS: u32 = 10;
+/// One in so many waits tries everything, whatever failed before.
+const TRIAL: u32 = 16;
+/// How long a trial lasts: a peer on another processor that sleeps needs 15 to 40 µs to wake up and answer.
+const LONG: Duration = Duration::from_micros(50);
 
-/// How long to wait awake before a sleep: 64 pauses, then some yields, more of them the better that has gone.
+/// How long to wait awake before a sleep: some pauses, then some yields, more of each the better that has gone.
 ///
-/// A peer on another processor answers within the pauses and yields, at a tenth of what a sleep and a wake cost; one
-/// on the same processor gets it at the first yield. On a busy machine both fail, so failures shorten the wait.
+/// A peer on another processor answers within the pauses and yields, at a tenth of what a sleep and a wake cost. One
+/// on the same processor gets it at the first yield, so pauses before it are lost time. On a busy machine all of that
+/// fails, so failures shorten the wait.
+///
+/// Two peers that have both come to sleep would go on so for ever, since each wakes up too late for the other's short
+/// wait. So now and then one waits longer; if the answer comes within that, both stay awake from then on.
 #[derive(Debug)]
-pub(super) struct Patience(AtomicU32);
+pub(super) struct Patience {
+    pauses: AtomicU32,
+    yields: AtomicU32,
+    waits: AtomicU32,
+}
 
 impl Default for Patience {
     fn default() -> Self {
-        Self(AtomicU32::new(YIELDS))
+        Self {
+            pauses: AtomicU32::new(PAUSES),
+            yields: AtomicU32::new(YIELDS),
+            waits: AtomicU32::new(0),
+        }
     }
 }
 
 impl Patience {
     /// Waits awake until `ready`; false when it gave up.
     pub(super) fn wait(&self, ready: impl Fn() -> Result<bool>) -> Result<bool> {
-        let yields = self.0.load(Ordering::Relaxed);
-        if !clock::several_processors() {
-            return Ok(false);
-        }
-        for _ in 0..PAUSES {
-            if ready()? {
-                return Ok(true);
+        let trial = self.waits.fetch_add(1, Ordering::Relaxed) % TRIAL == TRIAL - 1;
+        let pauses = if trial {
+            PAUSES
+        } else {
+            self.pauses.load(Ordering::Relaxed)
+        };
+        // Bound to one processor it can't tell whether the peer is bound to another: a yield is right for both.
+        if pauses > 0 && clock::several_processors() {
+            for _ in 0..pauses {
+                if ready()? {
+                    self.pauses.store(PAUSES, Ordering::Relaxed);
+                    return Ok(true);
+                }
+                std::hint::spin_loop();
             }
-            std::hint::spin_loop();
         }
+        let yields = self.yields.load(Ordering::Relaxed);
         for _ in 0..yields {
             clock::yield_now();
             if ready()? {
-                self.0.store((yields * 2).min(YIELDS), Ordering::Relaxed);
+                self.pauses.store(pauses / 2, Ordering::Relaxed);
+                let more = (yields * 2).min(YIELDS);
+                self.yields.store(more, Ordering::Relaxed);
                 return Ok(true);
             }
         }
-        self.0
-            .store((yields - yields / 4).max(1), Ordering::Relaxed);
+        if trial && wait_long(&ready)? {
+            self.yields.store(YIELDS, Ordering::Relaxed);
+            return Ok(true);
+        }
+        let fewer = (yields - yields / 4).max(1);
+        self.yields.store(fewer, Ordering::Relaxed);
         Ok(false)
     }
+}
+
+/// Offers the processor to others until `ready`; false after [`LONG`], which on a busy machine is one offer.
+#[cold]
+fn wait_long(ready: impl Fn() -> Result<bool>) -> Result<bool> {
+    let begin = Instant::now();
+    while begin.elapsed() < LONG {
+        clock::yield_now();
+        if ready()? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
