@@ -7,6 +7,7 @@ use crate::start::StartKind;
 use procession::{Pool, Process, Queue};
 use procession_core::{Arena, Deadline, Put};
 use serde_bytes::ByteBuf;
+use std::collections::VecDeque;
 use std::sync::OnceLock;
 
 pub fn init() {
@@ -172,20 +173,51 @@ pub fn starts() -> Vec<StartKind> {
     }]
 }
 
-fn pool(workers: usize, size: usize) -> Box<dyn FnMut(u64) -> u64> {
+fn arguments(n: u64, size: usize) -> impl Iterator<Item = ByteBuf> {
+    (0..n).map(move |i| ByteBuf::from(arg(i, size)))
+}
+
+fn one(argument: ByteBuf) -> u64 {
+    task(&argument)
+}
+
+/// A task each, their results as they come.
+fn imap_unordered(workers: usize, size: usize) -> Box<dyn FnMut(u64) -> u64> {
     let pool = Pool::new(workers as u32).unwrap();
     Box::new(move |n| {
-        let arguments = (0..n).map(|i| ByteBuf::from(arg(i, size)));
-        let results = pool
-            .imap_unordered(|argument: ByteBuf| task(&argument), arguments)
-            .unwrap();
+        let results = pool.imap_unordered(one, arguments(n, size)).unwrap();
         results.map(Result::unwrap).sum()
     })
 }
 
+/// A task each, submitted one by one, a window of 256.
+fn apply_async(workers: usize, size: usize) -> Box<dyn FnMut(u64) -> u64> {
+    let pool = Pool::new(workers as u32).unwrap();
+    Box::new(move |n| {
+        let (mut open, mut arguments, mut sum) = (VecDeque::new(), arguments(n, size), 0);
+        for _ in 0..n {
+            while open.len() < 256
+                && let Some(argument) = arguments.next()
+            {
+                open.push_back(pool.apply_async(one, argument).unwrap());
+            }
+            sum += open.pop_front().unwrap().get().unwrap();
+        }
+        sum
+    })
+}
+
+/// In chunks, four for each worker.
+fn map(workers: usize, size: usize) -> Box<dyn FnMut(u64) -> u64> {
+    let pool = Pool::new(workers as u32).unwrap();
+    Box::new(move |n| pool.map(one, arguments(n, size)).unwrap().into_iter().sum())
+}
+
 pub fn pools() -> Vec<PoolKind> {
-    vec![PoolKind {
-        name: "procession Pool",
-        make: pool,
-    }]
+    let kind = |name, make: fn(usize, usize) -> Box<dyn FnMut(u64) -> u64>| PoolKind { name, make };
+    vec![
+        kind("procession imap_unordered", imap_unordered),
+        kind("procession apply_async", apply_async),
+        kind("procession map", map),
+    ]
 }
