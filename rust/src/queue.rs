@@ -40,12 +40,12 @@ use std::time::Duration;
 /// ```
 ///
 /// Python: `Queue`.
-pub struct Queue<T> {
+pub struct Queue<T: ?Sized> {
     core: Core,
-    values: PhantomData<fn(T) -> T>,
+    values: PhantomData<fn(*const T) -> *const T>,
 }
 
-impl<T> Queue<T> {
+impl<T: ?Sized> Queue<T> {
     /// Makes an empty queue for any number of values.
     ///
     /// 1 KiB of shared memory, no descriptor; the first value takes 64 KiB more.
@@ -77,6 +77,91 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Closes it for every process: nothing can be put any more, and what is in it can still be got.
+    ///
+    /// # Errors
+    /// `Broken` when shared memory contradicts itself.
+    pub fn close(&self) -> Result<()> {
+        self.core.close().map_err(looked)
+    }
+
+    /// Values that were put and not got, at this moment.
+    ///
+    /// # Errors
+    /// `Broken` when shared memory contradicts itself.
+    pub fn len(&self) -> Result<u64> {
+        self.core.len().map_err(looked)
+    }
+
+    /// Whether no value waits, at this moment.
+    ///
+    /// # Errors
+    /// `Broken` when shared memory contradicts itself.
+    pub fn is_empty(&self) -> Result<bool> {
+        self.core.is_empty().map_err(looked)
+    }
+
+    /// The most values that it holds; `None` for any number.
+    ///
+    /// # Errors
+    /// `Broken` when shared memory contradicts itself.
+    pub fn capacity(&self) -> Result<Option<u32>> {
+        self.core.capacity().map_err(looked)
+    }
+
+    /// Values that were lost with a getter that had taken them when it was killed.
+    ///
+    /// # Errors
+    /// `Broken` when shared memory contradicts itself.
+    pub fn lost(&self) -> Result<u64> {
+        self.core.lost().map_err(looked)
+    }
+
+    /// Puts bytes as they are: at once if possible.
+    #[inline]
+    fn put_raw(&self, bytes: &[u8], deadline: impl FnOnce() -> Deadline) -> Result<(), PutError> {
+        match self.core.try_put(0, &[bytes]) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.put_slowly(bytes, deadline()),
+            Err(error) => Err(not_put(error)),
+        }
+    }
+
+    #[cold]
+    fn put_slowly(&self, bytes: &[u8], deadline: Deadline) -> Result<(), PutError> {
+        match retry(|| self.core.put(0, &[bytes], deadline)) {
+            Ok(Put::Stored) => Ok(()),
+            Ok(Put::Full) => Err(PutError::Full),
+            Err(error) => Err(not_put(error)),
+        }
+    }
+
+    /// Appends the bytes of the next message: at once if possible.
+    #[inline]
+    fn get_raw(
+        &self,
+        bytes: &mut Vec<u8>,
+        deadline: impl FnOnce() -> Deadline,
+    ) -> Result<(), GetError> {
+        let taken = match self.core.try_get_into(bytes) {
+            Ok(Some(taken)) => taken,
+            Ok(None) => self.get_slowly(bytes, deadline())?,
+            Err(error) => return Err(not_got(error)),
+        };
+        match taken.extent {
+            Some(extent) => extent.append_to(bytes).map_err(not_got),
+            None => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn get_slowly(&self, bytes: &mut Vec<u8>, deadline: Deadline) -> Result<Taken, GetError> {
+        let taken = retry(|| self.core.get_into(bytes, deadline)).map_err(not_got)?;
+        taken.ok_or(GetError::Empty)
+    }
+}
+
+impl<T> Queue<T> {
     /// Puts a value; waits while a bounded queue is full.
     ///
     /// The value is encoded outside every lock. One of some bytes takes well below a microsecond and no system call,
@@ -122,21 +207,8 @@ impl<T> Queue<T> {
     {
         codec::with_buffer(|bytes| {
             codec::encode(value, bytes).map_err(PutError::Failed)?;
-            match self.core.try_put(0, &[bytes]) {
-                Ok(true) => Ok(()),
-                Ok(false) => self.put_slowly(bytes, deadline()),
-                Err(error) => Err(not_put(error)),
-            }
+            self.put_raw(bytes, deadline)
         })
-    }
-
-    #[cold]
-    fn put_slowly(&self, bytes: &[u8], deadline: Deadline) -> Result<(), PutError> {
-        match retry(|| self.core.put(0, &[bytes], deadline)) {
-            Ok(Put::Stored) => Ok(()),
-            Ok(Put::Full) => Err(PutError::Full),
-            Err(error) => Err(not_put(error)),
-        }
     }
 
     /// Takes the next value; waits until there is one.
@@ -181,62 +253,88 @@ impl<T> Queue<T> {
         T: DeserializeOwned,
     {
         codec::with_buffer(|bytes| {
-            let taken = match self.core.try_get_into(bytes) {
-                Ok(Some(taken)) => taken,
-                Ok(None) => self.get_slowly(bytes, deadline())?,
-                Err(error) => return Err(not_got(error)),
-            };
-            if let Some(extent) = taken.extent {
-                extent.append_to(bytes).map_err(not_got)?;
-            }
+            self.get_raw(bytes, deadline)?;
             codec::decode_all(bytes).map_err(GetError::Failed)
         })
     }
+}
 
-    #[cold]
-    fn get_slowly(&self, bytes: &mut Vec<u8>, deadline: Deadline) -> Result<Taken, GetError> {
-        let taken = retry(|| self.core.get_into(bytes, deadline)).map_err(not_got)?;
-        taken.ok_or(GetError::Empty)
-    }
-
-    /// Closes it for every process: nothing can be put any more, and what is in it can still be got.
+/// A queue of bytes as they are: nothing is encoded, and a getter brings the room.
+///
+/// ```
+/// # fn main() -> procession::Result<()> {
+/// let queue = procession::Queue::<[u8]>::new()?;
+/// queue.put_bytes(b"some bytes")?;
+/// let mut bytes = Vec::new();
+/// queue.get_bytes_into(&mut bytes)?;
+/// assert_eq!(bytes, b"some bytes");
+/// # Ok(())
+/// # }
+/// ```
+impl Queue<[u8]> {
+    /// Puts bytes; waits while a bounded queue is full. One copy, and no system call unless a consumer sleeps.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
-    pub fn close(&self) -> Result<()> {
-        self.core.close().map_err(looked)
+    /// [`PutError::Closed`]; `Failed` when there is no memory. The queue doesn't have them then.
+    #[inline]
+    pub fn put_bytes(&self, bytes: &[u8]) -> Result<(), PutError> {
+        self.put_raw(bytes, || Deadline::NEVER)
     }
 
-    /// Values that were put and not got, at this moment.
+    /// Puts bytes if there is room.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
-    pub fn len(&self) -> Result<u64> {
-        self.core.len().map_err(looked)
+    /// As [`put_bytes`](Self::put_bytes), and [`PutError::Full`].
+    pub fn try_put_bytes(&self, bytes: &[u8]) -> Result<(), PutError> {
+        self.put_raw(bytes, Deadline::now)
     }
 
-    /// Whether no value waits, at this moment.
+    /// As [`put_bytes`](Self::put_bytes), waiting for room for at most so long.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
-    pub fn is_empty(&self) -> Result<bool> {
-        self.core.is_empty().map_err(looked)
+    /// As [`put_bytes`](Self::put_bytes), and [`PutError::Full`].
+    pub fn put_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), PutError> {
+        self.put_raw(bytes, || Deadline::after(timeout))
     }
 
-    /// The most values that it holds; `None` for any number.
+    /// Takes the next bytes; waits until there are some.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
-    pub fn capacity(&self) -> Result<Option<u32>> {
-        self.core.capacity().map_err(looked)
+    /// [`GetError::Closed`] once the queue is closed and empty.
+    pub fn get_bytes(&self) -> Result<Vec<u8>, GetError> {
+        let mut bytes = Vec::new();
+        self.get_bytes_into(&mut bytes)?;
+        Ok(bytes)
     }
 
-    /// Values that were lost with a getter that had taken them when it was killed.
+    /// As [`get_bytes`](Self::get_bytes), into a vector that is emptied first: none is allocated when it has the room.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
-    pub fn lost(&self) -> Result<u64> {
-        self.core.lost().map_err(looked)
+    /// As [`get_bytes`](Self::get_bytes).
+    #[inline]
+    pub fn get_bytes_into(&self, bytes: &mut Vec<u8>) -> Result<(), GetError> {
+        bytes.clear();
+        self.get_raw(bytes, || Deadline::NEVER)
+    }
+
+    /// Takes the next bytes if there are some.
+    ///
+    /// # Errors
+    /// As [`get_bytes`](Self::get_bytes), and [`GetError::Empty`].
+    pub fn try_get_bytes(&self) -> Result<Vec<u8>, GetError> {
+        let mut bytes = Vec::new();
+        self.get_raw(&mut bytes, Deadline::now)?;
+        Ok(bytes)
+    }
+
+    /// As [`get_bytes`](Self::get_bytes), waiting for at most so long.
+    ///
+    /// # Errors
+    /// As [`get_bytes`](Self::get_bytes), and [`GetError::Empty`].
+    pub fn get_bytes_timeout(&self, timeout: Duration) -> Result<Vec<u8>, GetError> {
+        let mut bytes = Vec::new();
+        self.get_raw(&mut bytes, || Deadline::after(timeout))?;
+        Ok(bytes)
     }
 }
 
@@ -258,13 +356,13 @@ fn looked(error: CoreError) -> Error {
     Error::at("look at a queue", error)
 }
 
-impl<T> Clone for Queue<T> {
+impl<T: ?Sized> Clone for Queue<T> {
     fn clone(&self) -> Self {
         Self::from_core(self.core.clone())
     }
 }
 
-impl<T> fmt::Debug for Queue<T> {
+impl<T: ?Sized> fmt::Debug for Queue<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queue")
             .field("name", &self.core.name())
@@ -273,13 +371,13 @@ impl<T> fmt::Debug for Queue<T> {
     }
 }
 
-impl<T> Serialize for Queue<T> {
+impl<T: ?Sized> Serialize for Queue<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         tree::serialize(serializer, self.core.name(), || self.core.escape())
     }
 }
 
-impl<'de, T> Deserialize<'de> for Queue<T> {
+impl<'de, T: ?Sized> Deserialize<'de> for Queue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         tree::deserialize(deserializer, Core::open).map(Self::from_core)
     }

@@ -123,3 +123,48 @@ fn what_was_put_outlives_its_process() {
         assert_eq!(queue.try_get().unwrap().len(), length);
     }
 }
+
+#[test]
+fn bytes_go_as_they_are() {
+    let _watchdog = watch();
+    let queue = Queue::<[u8]>::bounded(2).unwrap();
+    let echo = Queue::<[u8]>::new().unwrap();
+    let child = Process::spawn(
+        |(queue, echo): (Queue<[u8]>, Queue<[u8]>)| {
+            let mut bytes = vec![1, 2, 3];
+            loop {
+                queue.get_bytes_into(&mut bytes).unwrap();
+                echo.put_bytes(&bytes).unwrap();
+                if bytes.is_empty() {
+                    return;
+                }
+            }
+        },
+        (queue.clone(), echo.clone()),
+    )
+    .unwrap();
+    for length in [1, 7, 64, 16 << 10, (16 << 10) + 1, 1 << 20, 0] {
+        let bytes = vec![u8::try_from(length % 251).unwrap(); length];
+        queue.put_bytes(&bytes).unwrap();
+        assert_eq!(echo.get_bytes().unwrap(), bytes);
+    }
+    child.join().unwrap();
+    let short = Duration::from_millis(20);
+    assert!(matches!(queue.try_get_bytes(), Err(GetError::Empty)));
+    assert!(matches!(
+        queue.get_bytes_timeout(short),
+        Err(GetError::Empty)
+    ));
+    queue.try_put_bytes(b"one").unwrap();
+    queue.put_bytes_timeout(b"two", short).unwrap();
+    assert!(matches!(queue.try_put_bytes(b"three"), Err(PutError::Full)));
+    assert!(matches!(
+        queue.put_bytes_timeout(b"three", short),
+        Err(PutError::Full)
+    ));
+    queue.close().unwrap();
+    assert!(matches!(queue.put_bytes(b"three"), Err(PutError::Closed)));
+    assert_eq!(queue.get_bytes().unwrap(), b"one");
+    assert_eq!(queue.try_get_bytes().unwrap(), b"two");
+    assert!(matches!(queue.get_bytes(), Err(GetError::Closed)));
+}

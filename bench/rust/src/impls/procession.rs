@@ -1,14 +1,12 @@
-//! The project itself: its typed crate, as a user would write it, and the bytes that its engine moves under that.
+//! The project itself, as a user would write it.
 
 use crate::locks::{Lock, LockKind};
 use crate::msg::*;
 use crate::pool::{PoolKind, arg, task};
 use crate::start::StartKind;
 use procession::{Pool, Process, Queue};
-use procession_core::{Arena, Deadline, Put};
 use serde_bytes::ByteBuf;
 use std::collections::VecDeque;
-use std::sync::OnceLock;
 
 pub fn init() {
     procession::init();
@@ -78,36 +76,22 @@ fn typed(config: ChanCfg) -> Result<Box<dyn Channel>, String> {
 }
 
 /// Bytes as they are.
-struct Bytes(procession_core::Queue, Vec<u8>);
+struct Bytes(Queue<[u8]>, Vec<u8>);
 
 impl Sender for Bytes {
     fn send(&mut self, bytes: &[u8]) {
-        if !self.0.try_put(0, &[bytes]).unwrap() {
-            let stored = self.0.put(0, &[bytes], Deadline::NEVER).unwrap();
-            assert_eq!(stored, Put::Stored);
-        }
+        self.0.put_bytes(bytes).unwrap();
     }
 }
 
 impl Receiver for Bytes {
     fn recv(&mut self, f: &mut dyn FnMut(&[u8])) {
-        self.1.clear();
-        let taken = match self.0.try_get_into(&mut self.1).unwrap() {
-            Some(taken) => taken,
-            None => self
-                .0
-                .get_into(&mut self.1, Deadline::NEVER)
-                .unwrap()
-                .unwrap(),
-        };
-        if let Some(extent) = taken.extent {
-            extent.append_to(&mut self.1).unwrap();
-        }
+        self.0.get_bytes_into(&mut self.1).unwrap();
         f(&self.1);
     }
 }
 
-struct BytesChannel(procession_core::Queue);
+struct BytesChannel(Queue<[u8]>);
 
 impl Channel for BytesChannel {
     fn sender(&mut self, _: usize) -> Box<dyn Sender> {
@@ -119,9 +103,7 @@ impl Channel for BytesChannel {
 }
 
 fn bytes(_: ChanCfg) -> Result<Box<dyn Channel>, String> {
-    static ARENA: OnceLock<Arena> = OnceLock::new();
-    let arena = ARENA.get_or_init(|| Arena::create().unwrap());
-    procession_core::Queue::new(arena, None)
+    Queue::new()
         .map(|queue| Box::new(BytesChannel(queue)) as Box<dyn Channel>)
         .map_err(|error| error.to_string())
 }
@@ -134,8 +116,8 @@ pub fn transports() -> Vec<Transport> {
         open,
     };
     vec![
-        transport("procession", true, typed),
-        transport("procession (bytes)", false, bytes),
+        transport("procession Queue<[u8]>", false, bytes),
+        transport("procession Queue<T>", true, typed),
     ]
 }
 
