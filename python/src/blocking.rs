@@ -5,17 +5,33 @@ use procession_core::{Deadline, Error, Result};
 use pyo3::prelude::*;
 use std::time::Duration;
 
-/// Calls `wait` without the interpreter until it ends with anything but an interruption; after each interruption
-/// Python's signal handlers run, and an exception of theirs ends the wait.
+/// The first of the turns that a long wait is made of; each is twice as long as the one before.
+const FIRST_TURN: Duration = Duration::from_millis(50);
+/// The longest turn of a wait for data: when idle, it costs a few system calls in so long.
+pub(crate) const FOR_DATA: Duration = Duration::from_secs(10);
+/// The longest turn of a wait for something owned, which looks at the owner as often.
+pub(crate) const FOR_OWNED: Duration = FIRST_TURN;
+
+/// Calls `wait` without the interpreter until it gives something or `deadline` has passed: then `None`.
+///
+/// Python's signal handlers run after each interruption, and an exception of theirs ends the wait. A signal that comes
+/// while nobody sleeps yet interrupts nothing; so the wait is made of turns, which get longer up to `longest`, and
+/// handlers run between them too.
 pub(crate) fn wait<T: Send>(
     py: Python<'_>,
-    mut wait: impl FnMut() -> Result<T> + Send,
-) -> PyResult<T> {
+    deadline: Deadline,
+    longest: Duration,
+    mut wait: impl FnMut(Deadline) -> Result<Option<T>> + Send,
+) -> PyResult<Option<T>> {
+    let mut turn = FIRST_TURN;
     loop {
-        match py.detach(&mut wait) {
-            Err(Error::Interrupted) => py.check_signals()?,
+        let until = deadline.at_most(turn);
+        match py.detach(|| wait(until)) {
+            Err(Error::Interrupted) => {}
+            Ok(None) if !deadline.passed() => turn = (turn * 2).min(longest),
             result => return result.map_err(raise),
         }
+        py.check_signals()?;
     }
 }
 

@@ -187,10 +187,11 @@ fn store(
         return Ok(());
     }
     let deadline = blocking::deadline(block, timeout);
-    match blocking::wait(py, || queue.put(tag, parts, deadline))? {
-        Put::Stored => Ok(()),
-        Put::Full => Err(exception(py, "Full")),
-    }
+    let stored = blocking::wait(py, deadline, blocking::FOR_DATA, |until| {
+        let put = queue.put(tag, parts, until)?;
+        Ok((put == Put::Stored).then_some(()))
+    })?;
+    stored.ok_or_else(|| exception(py, "Full"))
 }
 
 /// Takes a message: at once if there is one, else without the interpreter.
@@ -205,7 +206,9 @@ fn take(
         return Ok(Some(taken));
     }
     let deadline = blocking::deadline(block, timeout);
-    blocking::wait(py, || queue.get_into(buffer, deadline))
+    blocking::wait(py, deadline, blocking::FOR_DATA, |until| {
+        queue.get_into(buffer, until)
+    })
 }
 
 /// The object of a message. User code may run: no lock of ours is held.

@@ -8,11 +8,6 @@ use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 use std::sync::OnceLock;
-use std::time::Duration;
-
-/// A signal interrupts a sleep, but not the core's look at the holder between two sleeps: after so long a wait its
-/// handler gets its turn all the same. As long as between two looks, so that it costs no sleep of its own.
-const HANDLERS_TURN: Duration = Duration::from_millis(50);
 
 /// A lock that processes and threads share, as multiprocessing's `Lock`; its dead holder never blocks the living.
 #[pyclass(subclass, frozen, module = "procession.synchronize")]
@@ -101,17 +96,14 @@ impl Lock {
         lock: &procession_core::Lock,
         deadline: Deadline,
     ) -> PyResult<bool> {
-        let acquired = loop {
-            let turn = deadline.at_most(HANDLERS_TURN);
-            match blocking::wait(py, || lock.acquire(turn))? {
-                Acquired::TimedOut if !deadline.passed() => py.check_signals()?,
-                acquired => break acquired,
-            }
-        };
+        let acquired = blocking::wait(py, deadline, blocking::FOR_OWNED, |until| {
+            let acquired = lock.acquire(until)?;
+            Ok((acquired != Acquired::TimedOut).then_some(acquired))
+        })?;
         match acquired {
-            Acquired::Clean => Ok(true),
-            Acquired::TimedOut => Ok(false),
-            Acquired::OwnerDied => {
+            Some(Acquired::Clean) => Ok(true),
+            None | Some(Acquired::TimedOut) => Ok(false),
+            Some(Acquired::OwnerDied) => {
                 let text =
                     c"the lock's last holder died holding it: what it guards may be half changed";
                 let category = py.get_type::<PyRuntimeWarning>();
