@@ -94,13 +94,17 @@ const PROBE: Duration = Duration::from_micros(25);
 
 /// A yield that takes longer has let somebody else run; one that finds nobody takes less than half of it.
 const SWITCH: Duration = Duration::from_micros(1);
+/// Answers in a row that came while this process had offered its processor, before it takes the peer to share it.
+const SURE: u32 = 8;
+/// Of those that share, every so many waits one pauses all the same, to see whether they still do.
+const DOUBT_EVERY: u32 = 16;
 /// Waits after which the number of processors is asked for again: it is a system call, and rarely changes.
 const ASK_EVERY: u32 = 64;
 
 /// How long to wait awake before a sleep: 64 pauses, then some yields, for longer the better that has gone.
 ///
 /// A peer on another processor answers within the pauses and yields, at a tenth of what a sleep and a wake cost. One
-/// on the same processor gets it at the first yield, so after that has happened the next wait begins with a yield.
+/// on the same processor gets it at the first yield, so when that has happened often the next wait begins with a yield.
 /// On a busy machine all fail, so failures shorten the wait, and a yield that let others run for long ends it.
 #[derive(Debug)]
 pub(super) struct Patience {
@@ -109,8 +113,8 @@ pub(super) struct Patience {
     failures: AtomicU32,
     waits: AtomicU32,
     several_processors: AtomicBool,
-    /// The peer answered last while it had this process' processor.
-    together: AtomicBool,
+    /// How often in a row the peer answered while it had this process' processor.
+    together: AtomicU32,
 }
 
 impl Default for Patience {
@@ -120,7 +124,7 @@ impl Default for Patience {
             failures: AtomicU32::new(0),
             waits: AtomicU32::new(0),
             several_processors: AtomicBool::new(false),
-            together: AtomicBool::new(false),
+            together: AtomicU32::new(0),
         }
     }
 }
@@ -134,8 +138,12 @@ impl Patience {
                 .store(clock::several_processors(), Relaxed);
         }
         // On one processor alone, the peer can only be on another one or wait for this one: a yield is right for both.
-        let pausing = self.several_processors.load(Relaxed) && !self.together.load(Relaxed);
-        Ok((pausing && pause(&ready)?) || self.offer(&ready)?)
+        let sure = self.together.load(Relaxed) >= SURE && !waits.is_multiple_of(DOUBT_EVERY);
+        if self.several_processors.load(Relaxed) && !sure && pause(&ready)? {
+            self.together.store(0, Relaxed);
+            return Ok(true);
+        }
+        self.offer(&ready)
     }
 
     /// Offers the processor to others until `ready`; false when it gave up.
@@ -151,7 +159,15 @@ impl Patience {
             let now = Instant::now();
             let switched = now - before > SWITCH;
             if ready()? {
-                self.together.store(switched, Relaxed);
+                let together = self.together.load(Relaxed);
+                self.together.store(
+                    if switched {
+                        together.saturating_add(1)
+                    } else {
+                        0
+                    },
+                    Relaxed,
+                );
                 self.set(if is_probe { LONGEST } else { usual * 2 });
                 return Ok(true);
             }
@@ -160,7 +176,7 @@ impl Patience {
             }
             before = now;
         }
-        self.together.store(false, Relaxed);
+        self.together.store(0, Relaxed);
         self.set(usual * 3 / 4);
         self.failures.store(failures.wrapping_add(1), Relaxed);
         Ok(false)
