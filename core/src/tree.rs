@@ -24,7 +24,8 @@ impl Arena {
     ///
     /// # Errors
     /// `Malformed` when the token or the descriptor is not of that form, `Misuse` when they belong to another arena,
-    /// another version of procession, or a child that has attached already.
+    /// another version of procession, or a child that has attached already. `Interrupted` when a signal handler ran while
+    /// it waited: call again.
     pub fn attach(token: &str) -> Result<Self> {
         Self::join(token, &RECOVERIES)
     }

@@ -35,6 +35,20 @@ pub(crate) fn wait<T: Send>(
     }
 }
 
+/// Makes a call that has no deadline, without the interpreter, and again after each interruption, once Python's signal
+/// handlers have run.
+pub(crate) fn call<T: Send>(
+    py: Python<'_>,
+    mut call: impl FnMut() -> Result<T> + Send,
+) -> PyResult<T> {
+    loop {
+        match py.detach(&mut call) {
+            Err(Error::Interrupted) => py.check_signals()?,
+            result => return result.map_err(raise),
+        }
+    }
+}
+
 /// The deadline that Python's `block` and `timeout` (in seconds; negative is zero) mean.
 pub(crate) fn deadline(block: bool, timeout: Option<f64>) -> Deadline {
     match timeout {

@@ -39,11 +39,17 @@ impl Queue {
     }
 
     #[pyo3(signature = (maxsize=0, *, ctx=None))]
-    fn __init__(&self, maxsize: i64, ctx: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    fn __init__(
+        &self,
+        py: Python<'_>,
+        maxsize: i64,
+        ctx: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         let _ = ctx;
         // More than can be counted is no limit.
         let capacity = u32::try_from(maxsize).ok().filter(|capacity| *capacity > 0);
-        let queue = procession_core::Queue::new(tree::arena()?, capacity).map_err(raise)?;
+        let arena = tree::arena()?;
+        let queue = blocking::call(py, || procession_core::Queue::new(arena, capacity))?;
         self.queue
             .set(queue)
             .map_err(|_| PyRuntimeError::new_err("the queue is made already"))
@@ -239,11 +245,8 @@ pub(crate) fn open_queue<'py>(
     serial: u64,
 ) -> PyResult<Bound<'py, PyAny>> {
     let object = class.call_method1("__new__", (class,))?;
-    let queue = procession_core::Queue::open(tree::arena()?, ObjectName { offset, serial });
-    let _ = object
-        .cast::<Queue>()?
-        .get()
-        .queue
-        .set(queue.map_err(raise)?);
+    let (arena, name) = (tree::arena()?, ObjectName { offset, serial });
+    let queue = blocking::call(class.py(), || procession_core::Queue::open(arena, name))?;
+    let _ = object.cast::<Queue>()?.get().queue.set(queue);
     Ok(object)
 }

@@ -22,9 +22,10 @@ impl Lock {
     }
 
     #[pyo3(signature = (*, ctx=None))]
-    fn __init__(&self, ctx: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    fn __init__(&self, py: Python<'_>, ctx: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let _ = ctx;
-        let lock = procession_core::Lock::new(tree::arena()?).map_err(raise)?;
+        let arena = tree::arena()?;
+        let lock = blocking::call(py, || procession_core::Lock::new(arena))?;
         self.0
             .set(lock)
             .map_err(|_| PyRuntimeError::new_err("the lock is made already"))
@@ -125,7 +126,8 @@ pub(crate) fn open_lock<'py>(
     serial: u64,
 ) -> PyResult<Bound<'py, PyAny>> {
     let object = class.call_method1("__new__", (class,))?;
-    let lock = procession_core::Lock::open(tree::arena()?, ObjectName { offset, serial });
-    let _ = object.cast::<Lock>()?.get().0.set(lock.map_err(raise)?);
+    let (arena, name) = (tree::arena()?, ObjectName { offset, serial });
+    let lock = blocking::call(class.py(), || procession_core::Lock::open(arena, name))?;
+    let _ = object.cast::<Lock>()?.get().0.set(lock);
     Ok(object)
 }

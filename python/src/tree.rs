@@ -1,7 +1,8 @@
 //! This interpreter's place in its tree of processes.
 
+use crate::blocking;
 use crate::error::raise;
-use procession_core::{Arena, ObjectName};
+use procession_core::{Arena, Error, ObjectName};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -36,10 +37,9 @@ impl ChildSlot {
     }
 
     /// Holds the object of that name for the child.
-    fn give(&self, offset: u64, serial: u64) -> PyResult<()> {
-        self.get()?
-            .give(ObjectName { offset, serial })
-            .map_err(raise)
+    fn give(&self, py: Python<'_>, offset: u64, serial: u64) -> PyResult<()> {
+        let slot = self.get()?;
+        blocking::call(py, || slot.give(ObjectName { offset, serial }))
     }
 
     /// Gives the place back, unless the child has attached by now.
@@ -61,9 +61,8 @@ impl ChildSlot {
 #[pyfunction]
 pub(crate) fn child_slot(py: Python<'_>) -> PyResult<ChildSlot> {
     let arena = arena()?;
-    Ok(ChildSlot(Some(
-        py.detach(|| arena.reserve()).map_err(raise)?,
-    )))
+    let slot = blocking::call(py, || arena.reserve())?;
+    Ok(ChildSlot(Some(slot)))
 }
 
 /// The descriptor of the arena's memfd.
@@ -74,16 +73,27 @@ pub(crate) fn arena_descriptor() -> PyResult<RawFd> {
 
 /// Joins the tree of the process that started this one.
 #[pyfunction]
-pub(crate) fn attach(token: &str) -> PyResult<()> {
-    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    if ARENA.get().is_some() {
-        return Err(PyRuntimeError::new_err(
-            "this process is a member of a tree already",
-        ));
+pub(crate) fn attach(py: Python<'_>, token: &str) -> PyResult<()> {
+    loop {
+        // With the interpreter's lock, and let go of before handlers run: whoever waits for it has that one.
+        let making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        if ARENA.get().is_some() {
+            return Err(PyRuntimeError::new_err(
+                "this process is a member of a tree already",
+            ));
+        }
+        match Arena::attach(token) {
+            Err(Error::Interrupted) => {
+                drop(making);
+                py.check_signals()?;
+            }
+            attached => {
+                let arena = attached.map_err(raise)?;
+                ARENA.get_or_init(|| arena);
+                return Ok(());
+            }
+        }
     }
-    let arena = Arena::attach(token).map_err(raise)?;
-    ARENA.get_or_init(|| arena);
-    Ok(())
 }
 
 /// Marks this process as leaving normally. Does nothing in one that never joined a tree.
@@ -106,13 +116,14 @@ pub(crate) fn die_with_parent(parent: u32, by_main_thread: bool) -> PyResult<()>
 pub(crate) fn reap(py: Python<'_>) -> PyResult<()> {
     ARENA
         .get()
-        .map_or(Ok(()), |arena| py.detach(|| arena.reap()).map_err(raise))
+        .map_or(Ok(()), |arena| blocking::call(py, || arena.reap()))
 }
 
 /// What the arena holds at this moment, checked: see the core's `Census`.
 #[pyfunction]
 pub(crate) fn census(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let census = arena()?.census().map_err(raise)?;
+    let arena = arena()?;
+    let census = blocking::call(py, || arena.census())?;
     let counts = PyDict::new(py);
     counts.set_item("processes", census.processes)?;
     counts.set_item("objects", census.objects)?;

@@ -106,7 +106,7 @@ fn run(ticket: Ticket) -> Result<i32> {
         procession_core::die_with_parent(parent, by_main_thread).map_err(failed)?;
     }
     let arena = tree::attach(&ticket.token)?;
-    let mailbox = Queue::open(arena, ticket.mailbox).map_err(failed)?;
+    let mailbox = crate::error::retry(|| Queue::open(arena, ticket.mailbox)).map_err(failed)?;
     let call = crate::error::retry(|| mailbox.get(Deadline::now())).map_err(failed)?;
     let call = call.filter(|call| call.tag == CALL).ok_or_else(|| {
         Error::new(

@@ -8,7 +8,7 @@
 //! it starts don't inherit it. Its descriptor 3 is the arena's.
 
 use crate::child::{self, Mode};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, retry};
 use crate::function::Named;
 use crate::tree;
 use procession_core::{Child, ChildSlot, Deadline, ExitStatus, Message, ObjectName, Queue, Spec};
@@ -52,12 +52,12 @@ pub(crate) fn start(
     collect_detached();
     let mode = child::mode()?;
     let arena = tree::arena()?;
-    let slot = arena.reserve().map_err(failed)?;
-    let mailbox = Queue::new(arena, None).map_err(failed)?;
+    let slot = retry(|| arena.reserve()).map_err(failed)?;
+    let mailbox = retry(|| Queue::new(arena, None)).map_err(failed)?;
     let mut call = Vec::new();
     tree::give(&slot, || encode(&mut call))?;
-    slot.give(mailbox.name()).map_err(failed)?;
-    crate::error::retry(|| mailbox.put(CALL, &[&call], Deadline::NEVER)).map_err(failed)?;
+    retry(|| slot.give(mailbox.name())).map_err(failed)?;
+    retry(|| mailbox.put(CALL, &[&call], Deadline::NEVER)).map_err(failed)?;
     drop(call);
     let mut spec = Spec::myself();
     if let Mode::Test(entry) = mode {
@@ -91,8 +91,7 @@ pub(crate) fn start_call<A: serde::Serialize>(
 impl Launched {
     /// Waits until it has ended; `None` once the deadline has passed.
     pub(crate) fn wait(&self, deadline: Deadline) -> Result<Option<ExitStatus>> {
-        crate::error::retry(|| self.child.wait(deadline))
-            .map_err(|error| Error::at("wait for a process", error))
+        retry(|| self.child.wait(deadline)).map_err(|error| Error::at("wait for a process", error))
     }
 
     /// Takes its answer out of the mailbox, once it has ended: none if it died before it gave one.
@@ -100,9 +99,7 @@ impl Launched {
         let failed = |error| Error::at("take a process' value", error);
         self.reap()?;
         self.mailbox.settle().map_err(failed)?;
-        while let Some(message) =
-            crate::error::retry(|| self.mailbox.get(Deadline::now())).map_err(failed)?
-        {
+        while let Some(message) = retry(|| self.mailbox.get(Deadline::now())).map_err(failed)? {
             if message.tag != CALL {
                 return Ok(Some(message));
             }
@@ -112,9 +109,8 @@ impl Launched {
 
     /// Gives back what it held, once it has ended.
     pub(crate) fn reap(&self) -> Result<()> {
-        tree::arena()?
-            .reap()
-            .map_err(|error| Error::at("give back what a process held", error))
+        let arena = tree::arena()?;
+        retry(|| arena.reap()).map_err(|error| Error::at("give back what a process held", error))
     }
 
     pub(crate) fn signal(&self, signal: i32) -> Result<()> {

@@ -65,8 +65,9 @@ impl<T: ?Sized> Queue<T> {
     }
 
     fn make(capacity: Option<u32>) -> Result<Self> {
-        let core = Core::new(tree::arena()?, capacity);
-        core.map(Self::from_core)
+        let arena = tree::arena()?;
+        retry(|| Core::new(arena, capacity))
+            .map(Self::from_core)
             .map_err(|error| Error::at("make a queue", error))
     }
 

@@ -56,8 +56,9 @@ impl Lock {
     /// # Errors
     /// `Os` or `Exhausted` when there is no memory.
     pub fn new() -> Result<Self> {
-        let lock = Core::new(tree::arena()?);
-        lock.map(Self)
+        let arena = tree::arena()?;
+        retry(|| Core::new(arena))
+            .map(Self)
             .map_err(|error| Error::at("make a lock", error))
     }
 

@@ -1,6 +1,6 @@
 //! This process' place in its tree of processes.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, retry};
 use procession_core::{Arena, ChildSlot, ObjectName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use std::cell::RefCell;
@@ -28,12 +28,12 @@ pub(crate) fn attach(token: &str) -> Result<&'static Arena> {
 }
 
 #[cold]
-fn enter(make: impl FnOnce() -> procession_core::Result<Arena>) -> Result<&'static Arena> {
+fn enter(make: impl FnMut() -> procession_core::Result<Arena>) -> Result<&'static Arena> {
     let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(arena) = ARENA.get() {
         return Ok(arena);
     }
-    let arena = make().map_err(|error| Error::at("enter the tree of processes", error))?;
+    let arena = retry(make).map_err(|error| Error::at("enter the tree of processes", error))?;
     procession_core::at_exit(leave).map_err(|error| Error::at("register an exit hook", error))?;
     Ok(ARENA.get_or_init(|| arena))
 }
@@ -52,7 +52,7 @@ pub(crate) fn give<R>(slot: &ChildSlot, encode: impl FnOnce() -> Result<R>) -> R
     let named = NAMED.replace(outer).unwrap_or_default();
     let encoded = encoded?;
     for name in named {
-        slot.give(name)
+        retry(|| slot.give(name))
             .map_err(|error| Error::at("hold an object for a child", error))?;
     }
     Ok(encoded)
@@ -75,9 +75,9 @@ pub(crate) fn serialize<S: Serializer>(
 /// Opens the object whose name is decoded.
 pub(crate) fn deserialize<'de, D: Deserializer<'de>, T>(
     deserializer: D,
-    open: impl FnOnce(&Arena, ObjectName) -> procession_core::Result<T>,
+    open: impl Fn(&Arena, ObjectName) -> procession_core::Result<T>,
 ) -> Result<T, D::Error> {
     let (offset, serial) = Deserialize::deserialize(deserializer)?;
     let arena = arena().map_err(de::Error::custom)?;
-    open(arena, ObjectName { offset, serial }).map_err(de::Error::custom)
+    retry(|| open(arena, ObjectName { offset, serial })).map_err(de::Error::custom)
 }

@@ -110,6 +110,7 @@ impl Queue {
     ) -> Result<Option<Taken>> {
         let state = self.entered()?;
         let member = self.handle.member();
+        let patience = patient(deadline);
         // A put that returned has counted its message. Who doesn't wait must not wait for one who sleeps here either.
         if deadline != Deadline::NEVER
             && state.put.count.load(Acquire) <= state.get.count.load(Acquire)
@@ -119,7 +120,7 @@ impl Queue {
             return Ok(None);
         }
         loop {
-            let Some(held) = self.lock_get(state, deadline)? else {
+            let Some(held) = self.lock_get(state, patience)? else {
                 return Ok(None);
             };
             match self.look(state, buffer, claim)? {
@@ -130,7 +131,7 @@ impl Queue {
                 }
                 Found::Unsettled => {
                     drop(held);
-                    if !self.settle_put(state, deadline)? {
+                    if !self.settle_put(state, patience)? {
                         return Ok(None);
                     }
                 }
@@ -260,7 +261,7 @@ impl Queue {
         deadline: Deadline,
     ) -> Result<Option<Held<'a>>> {
         loop {
-            let Some(held) = state.get_lock.lock(patient(deadline))? else {
+            let Some(mut held) = state.get_lock.lock(deadline)? else {
                 return Ok(None);
             };
             if !held.recovered {
@@ -268,6 +269,7 @@ impl Queue {
             }
             let (member, queue) = (self.handle.member(), self.handle.name().offset);
             let loose = repair_get(member, queue, state)?;
+            held.recovered = false;
             drop(held);
             // The dead consumer may have made room, and not rung.
             state.room.ring();

@@ -205,13 +205,9 @@ pub(super) fn settle(member: &Member, offset: u64) -> Result<()> {
     let sides: [(&RobustLock, Repair); 2] =
         [(&state.put_lock, repair_put), (&state.get_lock, repair_get)];
     for (lock, repair) in sides {
-        if lock.is_abandoned() {
-            let held = lock.lock_always();
-            let loose = if held.recovered {
-                repair(member, offset, state)?
-            } else {
-                [None; 2]
-            };
+        if let Some(mut held) = lock.lock_abandoned() {
+            let loose = repair(member, offset, state)?;
+            held.recovered = false;
             drop(held);
             free(member, loose)?;
         }

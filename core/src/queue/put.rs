@@ -19,7 +19,7 @@ const BACKLOG: u64 = 8192;
 pub enum Put {
     /// The queue has the message, whatever happens to the caller from now on.
     Stored,
-    /// There was no room until the deadline.
+    /// There was no room until the deadline, or a process is stopped that holds what a put needs.
     Full,
 }
 
@@ -39,11 +39,10 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn take(member: &'a Member, bytes: u64) -> Result<Self> {
-        Ok(Self {
-            member,
-            offset: blocks::take_run(member, bytes)?,
-        })
+    /// A new run; `None` once the deadline has passed.
+    fn take(member: &'a Member, bytes: u64, deadline: Deadline) -> Result<Option<Self>> {
+        let taken = blocks::take_run(member, bytes, deadline)?;
+        Ok(taken.map(|offset| Self { member, offset }))
     }
 
     /// Gives it to the queue. Under the put lock.
@@ -76,7 +75,9 @@ impl Queue {
             return self.put_record(Record::Inline { tag, length }, parts, None, deadline);
         }
         let member = self.handle.member();
-        let run = Run::take(member, length)?;
+        let Some(run) = Run::take(member, length, patient(deadline))? else {
+            return Ok(Put::Full);
+        };
         let mut at = run.offset;
         for part in parts {
             member.windows().write(at, part)?;
@@ -124,13 +125,14 @@ impl Queue {
         deadline: Deadline,
     ) -> Result<Put> {
         let state = self.entered()?;
+        let patience = patient(deadline);
         let mut spare: Option<Run<'_>> = None;
         // Who doesn't wait must not wait for one who sleeps for room either.
         if deadline != Deadline::NEVER && !state.has_room() && deadline.passed() {
             return Ok(Put::Full);
         }
         loop {
-            let Some(held) = self.lock_put(state, deadline)? else {
+            let Some(held) = self.lock_put(state, patience)? else {
                 return Ok(Put::Full);
             };
             match self.wait_for_room(state, deadline)? {
@@ -152,7 +154,10 @@ impl Queue {
                     self.link_segment(state, position, next)?;
                 } else {
                     drop(held);
-                    spare = Some(Run::take(self.handle.member(), SEGMENT)?);
+                    spare = Run::take(self.handle.member(), SEGMENT, patience)?;
+                    if spare.is_none() {
+                        return Ok(Put::Full);
+                    }
                 }
                 continue;
             }
@@ -233,7 +238,7 @@ impl Queue {
         deadline: Deadline,
     ) -> Result<Option<Held<'a>>> {
         loop {
-            let Some(held) = state.put_lock.lock(patient(deadline))? else {
+            let Some(mut held) = state.put_lock.lock(deadline)? else {
                 return Ok(None);
             };
             if !held.recovered {
@@ -241,6 +246,7 @@ impl Queue {
             }
             let (member, queue) = (self.handle.member(), self.handle.name().offset);
             let loose = repair_put(member, queue, state)?;
+            held.recovered = false;
             drop(held);
             // The dead producer may have published, and not rung.
             state.more.ring();
@@ -282,8 +288,8 @@ impl Queue {
     }
 }
 
-/// For the internal lock: calls that don't wait try it for as long as a critical section may take if its holder is
-/// not running at the moment, and give up on one that is stopped.
+/// For the internal locks of one call: those that don't wait try them for as long as a critical section may take if
+/// its holder is not running at the moment, and give up on one that is stopped.
 pub(super) fn patient(deadline: Deadline) -> Deadline {
     match deadline.remaining() {
         Some(left) if left < LOOK_AGAIN => Deadline::after(left.max(LOOK_AGAIN)),

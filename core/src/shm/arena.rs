@@ -7,14 +7,15 @@ use super::layout::{
 use super::object::References;
 use super::pages::Entry;
 use super::recovery::Recovery;
+use super::robust::{Held, turn};
 use super::view::{Shared, Windows};
 use super::{family, slots};
 use crate::sys::gate::Through;
 use crate::sys::word::{Acquire, Relaxed, Release};
 use crate::sys::{identity, mapping, robust};
-use crate::{Error, Result};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::AtomicU32;
+use crate::{Deadline, Error, Result};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The memory that a tree of processes shares, and this process' place among them.
@@ -44,8 +45,10 @@ pub(crate) struct Member {
     slot: AtomicU32,
     /// The slot's generation.
     generation: AtomicU32,
-    /// How often this process holds which object.
+    /// What this process refers to.
     references: Mutex<References>,
+    /// Some of that is to be given back, as soon as the allocator's lock can be had.
+    owes: AtomicBool,
 }
 
 impl Arena {
@@ -81,8 +84,9 @@ impl Arena {
         let arena = Self {
             inner: Arc::new(member),
         };
-        let (slot, generation) = slots::claim(&arena.inner, 0, None)?;
-        arena.inner.settle_in(slot, generation)?;
+        // Nobody else is there yet, so nobody is waited for.
+        let (slot, generation) = slots::claim(&arena.inner, 0, None, Deadline::NEVER)?;
+        arena.inner.settle_in(slot, generation, Deadline::NEVER)?;
         family::enter(&arena.inner);
         Ok(arena)
     }
@@ -113,7 +117,7 @@ impl Arena {
             return Err(OTHER);
         }
         let arena = Self {
-            inner: Arc::new(Member::new(file, recoveries)),
+            inner: Arc::new(Member::new(mapping::copy(&file)?, recoveries)),
         };
         let header = arena.inner.header()?;
         let same = header.magic.load(Acquire) == MAGIC
@@ -126,7 +130,12 @@ impl Arena {
                 what: "the inherited arena was made by another build of procession",
             });
         }
-        arena.inner.settle_in(slot, generation)?;
+        let settled = arena.inner.settle_in(slot, generation, turn());
+        if settled == Err(Error::Interrupted) {
+            // The call is to be made again with the same token, so the descriptor stays open.
+            let _ = file.into_raw_fd();
+        }
+        settled?;
         family::enter(&arena.inner);
         Ok(arena)
     }
@@ -148,8 +157,11 @@ impl Arena {
     /// Gives back what processes held that are gone by now, and frees their slots. Whoever waits for something does
     /// this by itself; a parent that has just reaped a child calls it so that memory doesn't wait for the next one.
     ///
+    /// While another process is stopped in the middle of the same it gives up after 50 ms: that one, or who comes
+    /// next, goes on with it.
+    ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Broken` when the arena contradicts itself, `Interrupted` when a signal handler ran while it waited.
     pub fn reap(&self) -> Result<()> {
         super::recovery::reap(&self.inner)
     }
@@ -163,6 +175,7 @@ impl Member {
             slot: AtomicU32::new(0),
             generation: AtomicU32::new(0),
             references: Mutex::default(),
+            owes: AtomicBool::new(false),
         }
     }
 
@@ -170,10 +183,26 @@ impl Member {
         self.recoveries
     }
 
-    /// How often this process holds which object, for as long as both are kept.
+    /// What this process refers to, for as long as both are kept.
     pub(super) fn references(&self) -> (Through<'_>, MutexGuard<'_, References>) {
         let through = self.windows.gate().pass();
         (through, self.references_inside())
+    }
+
+    /// As [`references`](Self::references), if nobody else is at them.
+    pub(super) fn try_references(&self) -> Option<(Through<'_>, MutexGuard<'_, References>)> {
+        let through = self.windows.gate().try_pass()?;
+        Some((through, self.references_inside()))
+    }
+
+    /// Whether this process has something to give back.
+    #[inline]
+    pub(super) fn owes(&self) -> bool {
+        self.owes.load(Relaxed)
+    }
+
+    pub(super) fn owe(&self, owes: bool) {
+        self.owes.store(owes, Relaxed);
     }
 
     /// As [`references`](Self::references), for who has closed the gate already.
@@ -195,6 +224,16 @@ impl Member {
 
     pub(crate) fn header(&self) -> Result<&Header> {
         self.windows.at(0)
+    }
+
+    /// The registry's lock, inside which others may be taken; `None` once the deadline has passed. A death inside
+    /// leaves nothing to repair: a slot changes hands by one store, and a recovery is begun again.
+    pub(super) fn registry(&self, deadline: Deadline) -> Result<Option<Held<'_>>> {
+        let mut held = self.header()?.registry.lock_outer(deadline)?;
+        if let Some(held) = &mut held {
+            held.recovered = false;
+        }
+        Ok(held)
     }
 
     /// The number of this process' slot.
@@ -253,15 +292,15 @@ impl Member {
     /// process does. Under the registry's lock, so that the reservation can't go, and the slot to another, meanwhile.
     ///
     /// # Errors
-    /// `Misuse` when the reservation is gone.
-    pub(crate) fn settle_in(&self, number: u32, generation: u32) -> Result<()> {
+    /// `Misuse` when the reservation is gone; `Interrupted` when the deadline has passed, or a signal handler ran.
+    pub(crate) fn settle_in(&self, number: u32, generation: u32, deadline: Deadline) -> Result<()> {
         const GONE: Error = Error::Misuse {
             what: "the place kept for this process is gone",
         };
         let thread = robust::this_thread();
         let slot = self.slot_at(number)?;
         let origin = identity::origin();
-        let _held = self.header()?.registry.lock_outer();
+        let _held = self.registry(deadline)?.ok_or(Error::Interrupted)?;
         if slot.state.load(Acquire) != state::RESERVED
             || slot.generation.load(Relaxed) != generation
         {

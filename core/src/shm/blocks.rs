@@ -7,12 +7,12 @@
 
 use super::arena::Member;
 use super::layout::{CLASSES, Header, OBJECT_HEADER, ObjectHeader, PAGE, SLAB_PAGES, index, kind};
-use super::object::ObjectName;
+use super::object::{ObjectName, References};
 use super::pages::{self, Entry, Kind};
-use super::robust::Held;
+use super::robust::{Held, in_passing, turn};
 use super::view::shared;
 use crate::sys::word::{Cell, Relaxed, Release};
-use crate::{Error, Result};
+use crate::{Deadline, Error, Result};
 
 /// Bytes of the smallest block.
 pub(super) const SMALLEST: u64 = 256;
@@ -27,17 +27,89 @@ shared! {
     }
 }
 
-/// The allocator's lock, with everything repaired that its last holder left half done.
-pub(super) fn lock(member: &Member) -> Result<Held<'_>> {
-    let held = member.header()?.allocator.lock_always();
+/// The allocator's lock, with everything repaired that its last holder left half done, and given back what this
+/// process couldn't earlier; `None` once the deadline has passed.
+pub(super) fn lock(member: &Member, deadline: Deadline) -> Result<Option<Held<'_>>> {
+    let Some(mut held) = lock_repaired(member, deadline)? else {
+        return Ok(None);
+    };
+    if member.owes()
+        && let Some((_through, mut references)) = member.try_references()
+    {
+        let paid = pay(member, &mut references);
+        whole(&mut held, paid)?;
+    }
+    Ok(Some(held))
+}
+
+/// As [`lock`], for a call without a timeout.
+pub(super) fn lock_untimed(member: &Member) -> Result<Held<'_>> {
+    lock(member, turn())?.ok_or(Error::Interrupted)
+}
+
+fn lock_repaired(member: &Member, deadline: Deadline) -> Result<Option<Held<'_>>> {
+    let header = member.header()?;
+    let Some(mut held) = header.allocator.lock(deadline)? else {
+        return Ok(None);
+    };
     if held.recovered {
         pages::normalize(member)?;
-        let destroying = member.header()?.destroying.load(Relaxed);
+        let destroying = header.destroying.load(Relaxed);
         if destroying != 0 {
             destroy(member, destroying)?;
         }
+        held.recovered = false;
     }
-    Ok(held)
+    Ok(Some(held))
+}
+
+/// What failed half way is for the next holder to repair.
+fn whole<T>(held: &mut Held<'_>, done: Result<T>) -> Result<T> {
+    held.recovered = done.is_err();
+    done
+}
+
+/// Gives back what this process no longer refers to: now, if the allocator's lock can be had soon, else later.
+pub(super) fn give_back_mine(member: &Member, references: &mut References) -> Result<()> {
+    // Who has waited in vain before doesn't again: a process that drops a thousand objects is not to wait for each.
+    let patience = if member.owes() {
+        Deadline::now()
+    } else {
+        in_passing()
+    };
+    match lock_repaired(member, patience) {
+        Ok(Some(mut held)) => {
+            let paid = pay(member, references);
+            whole(&mut held, paid)
+        }
+        Ok(None) | Err(Error::Interrupted) => {
+            member.owe(true);
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives back all that this process owes. Under the allocator's lock.
+fn pay(member: &Member, references: &mut References) -> Result<()> {
+    while let Some(run) = references.runs.last() {
+        free_mine(member, *run)?;
+        references.runs.pop();
+    }
+    while let Some(name) = references.dropped.last().copied() {
+        // It may have been opened again meanwhile.
+        if references.objects.get(&name.offset) == Some(&(name.serial, 0)) {
+            match let_go(member, name) {
+                // A forked child may refer to what is gone.
+                Ok(()) | Err(Error::Closed { .. } | Error::Malformed { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            references.objects.remove(&name.offset);
+        }
+        references.dropped.pop();
+    }
+    member.owe(false);
+    Ok(())
 }
 
 fn class_of(bytes: u64) -> Result<usize> {
@@ -53,7 +125,7 @@ fn class_of(bytes: u64) -> Result<usize> {
 pub(super) fn create(member: &Member, kind: u32, bytes: u64) -> Result<ObjectName> {
     let class = class_of(OBJECT_HEADER + bytes)?;
     let (cell, bit) = super::object::place(member.place()?)?;
-    let _held = lock(member)?;
+    let _held = lock_untimed(member)?;
     let header = member.header()?;
     let (slab, block) = room(member, header, class)?;
     let offset = slab + block * (SMALLEST << class);
@@ -151,11 +223,15 @@ pub(super) fn named(member: &Member, name: ObjectName) -> Result<&ObjectHeader> 
     Ok(object)
 }
 
-/// Clears the bit of `slot` in the object of that name, and frees the object if that was the last one.
-pub(super) fn let_go(member: &Member, name: ObjectName, slot: u32) -> Result<()> {
-    let _held = lock(member)?;
+/// Clears this process' bit in the object of that name, and frees the object if that was the last one. Under the
+/// allocator's lock.
+fn let_go(member: &Member, name: ObjectName) -> Result<()> {
+    if member.slot() == 0 {
+        // A forked child without a place: it holds nothing.
+        return Ok(());
+    }
     let object = named(member, name)?;
-    object.forget(slot)?;
+    object.forget(member.slot())?;
     if !object.is_wanted() {
         member.header()?.destroying.store(name.offset, Release);
         destroy(member, name.offset)?;
@@ -189,16 +265,34 @@ fn destroy(member: &Member, offset: u64) -> Result<()> {
     Ok(())
 }
 
-/// Takes a run of whole pages for `bytes`, owned by this process until it is linked to an object.
-pub(crate) fn take_run(member: &Member, bytes: u64) -> Result<u64> {
-    let _held = lock(member)?;
+/// Takes a run of whole pages for `bytes`, owned by this process until it is linked to an object; `None` once the
+/// deadline has passed.
+pub(crate) fn take_run(member: &Member, bytes: u64, deadline: Deadline) -> Result<Option<u64>> {
+    let place = member.place()?;
+    let Some(_held) = lock(member, deadline)? else {
+        return Ok(None);
+    };
     let pages = bytes.div_ceil(PAGE).max(1);
-    Ok(pages::take(member, pages, 1, member.place()?)? * PAGE)
+    Ok(Some(pages::take(member, pages, 1, place)? * PAGE))
 }
 
-/// Frees a run if this process owns it: the child of a fork has a copy of whatever refers to its parent's.
+/// Frees a run of this process, now or, if the allocator's lock can't be had, with the next that is taken or freed.
 pub(crate) fn free_run(member: &Member, offset: u64) -> Result<()> {
-    let _held = lock(member)?;
+    if !member.owes() {
+        match lock_repaired(member, in_passing()) {
+            Ok(Some(_held)) => return free_mine(member, offset),
+            Ok(None) | Err(Error::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let (_through, mut references) = member.references();
+    references.runs.push(offset);
+    give_back_mine(member, &mut references)
+}
+
+/// Frees a run if this process owns it: the child of a fork has a copy of whatever refers to its parent's. Under the
+/// allocator's lock.
+fn free_mine(member: &Member, offset: u64) -> Result<()> {
     let entry = member.run(offset / PAGE)?;
     if entry == Entry::used(entry.pages, member.slot()) {
         pages::free(member, offset / PAGE)?;
@@ -258,9 +352,18 @@ pub(super) fn objects(
 }
 
 /// Frees what no living process holds any more, of a process that is gone: its runs, and its bit in every object.
-pub(super) fn give_back(member: &Member, slot: u32) -> Result<()> {
+/// False when the deadline has passed first.
+pub(super) fn give_back(member: &Member, slot: u32, deadline: Deadline) -> Result<bool> {
+    let Some(mut held) = lock(member, deadline)? else {
+        return Ok(false);
+    };
+    let given = give_back_inside(member, slot);
+    whole(&mut held, given)?;
+    Ok(true)
+}
+
+fn give_back_inside(member: &Member, slot: u32) -> Result<()> {
     let mut orphans = Vec::new();
-    let _held = lock(member)?;
     objects(member, |offset, object| {
         object.forget(slot)?;
         // Whoever held it: one who died letting go of it may have cleared the last bit and freed nothing.
@@ -280,4 +383,46 @@ pub(super) fn give_back(member: &Member, slot: u32) -> Result<()> {
         Ok(None::<()>)
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::Arena;
+    use crate::{Lock, Put, Queue};
+    use std::time::Duration;
+
+    #[test]
+    fn nobody_waits_for_who_is_stopped_in_the_allocator() {
+        let arena = Arena::create().unwrap();
+        let before = arena.census().unwrap();
+        let queue = Queue::new(&arena, None).unwrap();
+        let large = [7; 50_000];
+        queue.put(1, &[&large], Deadline::NEVER).unwrap();
+        let (lock, other) = (Lock::new(&arena).unwrap(), Lock::new(&arena).unwrap());
+        let name = other.name();
+        // As good as another process that is stopped: it doesn't go on before the calls below have returned.
+        let held = lock_untimed(&arena.inner).unwrap();
+        std::thread::scope(|scope| {
+            let calls = scope.spawn(|| {
+                let timeout = Deadline::after(Duration::from_millis(30));
+                assert_eq!(queue.put(2, &[&large], timeout), Ok(Put::Full));
+                let got = queue.get_into(&mut Vec::new(), timeout).unwrap().unwrap();
+                assert_eq!((got.tag, got.extent.as_ref().unwrap().len()), (1, 50_000));
+                drop((got, lock, other));
+                arena.reap().unwrap();
+                assert_eq!(Lock::new(&arena).unwrap_err(), Error::Interrupted);
+                // Not gone yet, so it can be held again.
+                Lock::open(&arena, name).unwrap()
+            });
+            let other = calls.join().unwrap();
+            drop(held);
+            assert!(arena.inner.owes());
+            let after = arena.census().unwrap();
+            assert_eq!((after.objects, after.owned_bytes), (2, 0));
+            assert!(!arena.inner.owes() && !other.is_held().unwrap());
+        });
+        drop(queue);
+        assert_eq!(arena.census().unwrap().objects, before.objects);
+    }
 }

@@ -33,11 +33,11 @@ impl Arena {
     /// Takes the allocator's lock, and time in proportion to the number of runs and objects.
     ///
     /// # Errors
-    /// `Broken` with what contradicts what.
+    /// `Broken` with what contradicts what; `Interrupted` when a signal handler ran while it waited.
     pub fn census(&self) -> Result<Census> {
         let member = &*self.inner;
         let mut census = Census::default();
-        let _held = blocks::lock(member)?;
+        let _held = blocks::lock_untimed(member)?;
         let mut living = HashSet::new();
         blocks::objects(member, |offset, object| {
             living.insert(offset);

@@ -7,11 +7,16 @@
 
 use super::arena::Member;
 use super::{ObjectName, object, slots};
-use crate::Result;
 use crate::sys::fork::{self, Sign};
 use crate::sys::robust;
+use crate::{Deadline, Error, Result};
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
+use std::time::Duration;
+
+/// How long a fork waits for the registry, on either side: a process may be stopped that holds it. A child that finds
+/// no place in that time has none.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 static ARENAS: Mutex<Vec<Weak<Member>>> = Mutex::new(Vec::new());
 static REGISTERED: Once = Once::new();
@@ -49,9 +54,10 @@ extern "C" fn prepare() {
 
 fn cross(member: Arc<Member>) -> Crossing {
     let sign = Sign::new(member.windows().file()).ok();
+    let end = Deadline::after(PATIENCE);
     let slot = member
         .place()
-        .and_then(|place| slots::claim(&member, place, sign.as_ref()));
+        .and_then(|place| again(end, || slots::claim(&member, place, sign.as_ref(), end)));
     member.windows().gate().close();
     let child = slot.ok();
     if let Some((slot, _)) = child {
@@ -102,28 +108,45 @@ extern "C" fn child() {
     {
         member.windows().gate().open();
         member.forget_place();
-        let settled = child.and_then(|(slot, generation)| member.settle_in(slot, generation).ok());
+        let end = Deadline::after(PATIENCE);
+        let settled = child.and_then(|(slot, generation)| {
+            again(end, || member.settle_in(slot, generation, end)).ok()
+        });
         if settled.is_none() {
             // Its place was taken for abandoned, or there was none.
-            let _ = join_anew(&member);
+            let _ = join_anew(&member, end);
+        }
+    }
+}
+
+/// Makes a call again after each interruption, until the deadline has passed: nobody hears of one in a fork.
+fn again<T>(deadline: Deadline, mut call: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        match call() {
+            Err(Error::Interrupted) if !deadline.passed() => {}
+            other => return other,
         }
     }
 }
 
 /// A place of this process' own, holding what its parent held, if all of that is there still.
-fn join_anew(member: &Member) -> Result<()> {
-    let (slot, generation) = slots::claim(member, 0, None)?;
+fn join_anew(member: &Member, end: Deadline) -> Result<()> {
+    let (slot, generation) = again(end, || slots::claim(member, 0, None, end))?;
     let held = {
         let (_through, references) = member.references();
-        references.iter().try_for_each(|(offset, (serial, _))| {
+        let mut objects = references.objects.iter();
+        objects.try_for_each(|(offset, (serial, _))| {
             let name = ObjectName {
                 offset: *offset,
                 serial: *serial,
             };
-            object::hold(member, name, slot)
+            again(end, || {
+                let held = object::hold(member, name, slot, end)?;
+                held.then_some(()).ok_or(Error::Interrupted)
+            })
         })
     };
-    let joined = held.and_then(|()| member.settle_in(slot, generation));
+    let joined = held.and_then(|()| again(end, || member.settle_in(slot, generation, end)));
     if joined.is_err() {
         slots::give_back(member, slot, generation)?;
     }

@@ -9,9 +9,10 @@
 use super::arena::{Arena, Member};
 use super::blocks;
 use super::layout::{OBJECT_HEADER, ObjectHeader, SLOTS};
+use super::robust::in_passing;
 use super::view::{Found, Shared};
 use crate::sys::word::{Acquire, Relaxed, Release};
-use crate::{Error, Result};
+use crate::{Deadline, Error, Result};
 use std::collections::HashMap;
 
 /// The name of an object: good in every process of its tree, for as long as somebody holds the object.
@@ -23,8 +24,31 @@ pub struct ObjectName {
     pub serial: u64,
 }
 
-/// How often this process holds which object, by offset.
-pub(super) type References = HashMap<u64, (u64, u32)>;
+/// What this process refers to.
+#[derive(Debug, Default)]
+pub(super) struct References {
+    /// How often it holds which object: by offset, serial number and count.
+    pub(super) objects: HashMap<u64, (u64, u32)>,
+    /// Objects whose count became 0, to be let go of unless they are opened again before.
+    pub(super) dropped: Vec<ObjectName>,
+    /// Runs that it owns and no longer wants.
+    pub(super) runs: Vec<u64>,
+}
+
+impl References {
+    /// One hold less on an object; true when that was the last.
+    fn drop_one(&mut self, name: ObjectName) -> bool {
+        let Some((_, count)) = self.objects.get_mut(&name.offset) else {
+            return false;
+        };
+        *count = count.saturating_sub(1);
+        if *count > 0 {
+            return false;
+        }
+        self.dropped.push(name);
+        true
+    }
+}
 
 /// A hold on an object, for as long as it lives. A clone is another one.
 #[derive(Debug)]
@@ -36,10 +60,12 @@ pub(crate) struct Handle<T> {
 impl<T: Shared> Handle<T> {
     /// Makes an object of `kind` with a state that is all zero, held by this process.
     pub(crate) fn new(arena: &Arena, kind: u32) -> Result<Self> {
-        let (_through, mut references) = arena.inner.references();
-        let name = blocks::create(&arena.inner, kind, size_of::<T>() as u64)?;
-        let state = Found::new(arena, name.offset + OBJECT_HEADER)?;
-        references.insert(name.offset, (name.serial, 1));
+        let member = &arena.inner;
+        let name = blocks::create(member, kind, size_of::<T>() as u64)?;
+        let first = (name.serial, 1);
+        member.references().1.objects.insert(name.offset, first);
+        let found = Found::new(arena, name.offset + OBJECT_HEADER);
+        let state = found.inspect_err(|_| let_go(member, name))?;
         Ok(Self { name, state })
     }
 
@@ -50,15 +76,10 @@ impl<T: Shared> Handle<T> {
     pub(crate) fn open(arena: &Arena, kind: u32, name: ObjectName) -> Result<Self> {
         let member = &arena.inner;
         let state = Found::new(arena, name.offset.saturating_add(OBJECT_HEADER))?;
-        let (_through, mut references) = member.references();
-        match references.get_mut(&name.offset) {
-            Some((serial, count)) if *serial == name.serial => *count += 1,
-            _ => {
-                hold(member, name, member.place()?)?;
-                references.insert(name.offset, (name.serial, 1));
-            }
+        while !count_one(member, name)? {
+            // Waits without the gate, which others pass to drop what they have.
+            drop(blocks::lock_untimed(member)?);
         }
-        drop(references);
         let handle = Self { name, state };
         if handle.header()?.kind.load(Relaxed) != kind {
             return Err(Error::Malformed {
@@ -105,7 +126,7 @@ impl<T> Handle<T> {
 impl<T> Clone for Handle<T> {
     fn clone(&self) -> Self {
         let (_through, mut references) = self.member().references();
-        if let Some((_, count)) = references.get_mut(&self.name.offset) {
+        if let Some((_, count)) = references.objects.get_mut(&self.name.offset) {
             *count += 1;
         }
         Self {
@@ -117,35 +138,59 @@ impl<T> Clone for Handle<T> {
 
 impl<T> Drop for Handle<T> {
     fn drop(&mut self) {
-        let (_through, mut references) = self.member().references();
-        let Some((_, count)) = references.get_mut(&self.name.offset) else {
-            return;
-        };
-        *count -= 1;
-        if *count == 0 {
-            references.remove(&self.name.offset);
-            // Nobody could be told; what isn't given back now is when this process is gone.
-            let _ = blocks::let_go(self.member(), self.name, self.member().slot());
-        }
+        let_go(self.member(), self.name);
     }
 }
 
-/// Sets the bit of `slot` in the object of that name.
+/// One hold more on the object of that name; false when the allocator's lock can't be had at the moment.
+fn count_one(member: &Member, name: ObjectName) -> Result<bool> {
+    let (_through, mut references) = member.references();
+    if let Some((serial, count)) = references.objects.get_mut(&name.offset)
+        && *serial == name.serial
+    {
+        *count += 1;
+        return Ok(true);
+    }
+    let held = hold(member, name, member.place()?, in_passing())?;
+    if held {
+        let first = (name.serial, 1);
+        references.objects.insert(name.offset, first);
+    }
+    Ok(held)
+}
+
+/// One hold less on an object of this process'.
+fn let_go(member: &Member, name: ObjectName) {
+    let (_through, mut references) = member.references();
+    if references.drop_one(name) {
+        // Nobody could be told; what isn't given back now is when this process is gone.
+        let _ = blocks::give_back_mine(member, &mut references);
+    }
+}
+
+/// Sets the bit of `slot` in the object of that name; false when the deadline has passed first.
 ///
 /// # Errors
 /// `Closed` when the object is gone.
-pub(super) fn hold(member: &Member, name: ObjectName, slot: u32) -> Result<()> {
+pub(super) fn hold(
+    member: &Member,
+    name: ObjectName,
+    slot: u32,
+    deadline: Deadline,
+) -> Result<bool> {
     let (cell, bit) = place(slot)?;
     // Under the lock, so that the object can't go between the look and the bit.
-    let _held = blocks::lock(member)?;
+    let Some(_held) = blocks::lock(member, deadline)? else {
+        return Ok(false);
+    };
     blocks::named(member, name)?.holders[cell].set_bits(bit);
-    Ok(())
+    Ok(true)
 }
 
 /// Sets the bit of `slot` in every object that this process holds.
 pub(super) fn hold_all(member: &Member, references: &References, slot: u32) -> Result<()> {
     let (cell, bit) = place(slot)?;
-    for offset in references.keys() {
+    for offset in references.objects.keys() {
         member.at::<ObjectHeader>(*offset)?.holders[cell].set_bits(bit);
     }
     Ok(())

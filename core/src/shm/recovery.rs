@@ -13,11 +13,12 @@
 use super::arena::Member;
 use super::blocks;
 use super::layout::state;
+use super::robust::LOOK_AGAIN;
 use super::slots;
-use crate::Result;
 use crate::sys::robust::OWNER_DIED;
 use crate::sys::word::{Acquire, Relaxed, Release};
 use crate::sys::{fork, identity};
+use crate::{Deadline, Result};
 
 /// The process that is being recovered.
 #[derive(Debug, Clone, Copy)]
@@ -43,11 +44,14 @@ pub(crate) struct Recovery {
     pub(crate) locks: bool,
 }
 
-/// Recovers every slot whose process is gone.
+/// Recovers every slot whose process is gone, as far as nobody is stopped in the middle of the same.
 pub(super) fn reap(member: &Member) -> Result<()> {
     for number in 1..member.header()?.slots_used.load(Acquire) {
-        if number != member.slot() && is_gone(member, number)? {
-            recover(member, number)?;
+        if number != member.slot()
+            && is_gone(member, number)?
+            && !recover(member, number, Deadline::after(LOOK_AGAIN))?
+        {
+            break;
         }
     }
     Ok(())
@@ -97,12 +101,17 @@ pub(crate) fn is_gone(member: &Member, number: u32) -> Result<bool> {
 }
 
 /// Gives back what the process of a slot held, if it is gone, and frees the slot.
-pub(crate) fn recover(member: &Member, number: u32) -> Result<()> {
+///
+/// False when the deadline has passed first: a process that holds a lock of the arena's own is stopped. Then the slot
+/// isn't free, and the next one goes on.
+pub(crate) fn recover(member: &Member, number: u32, deadline: Deadline) -> Result<bool> {
     let header = member.header()?;
-    let _held = header.registry.lock_outer();
+    let Some(_held) = member.registry(deadline)? else {
+        return Ok(false);
+    };
     // Another process may have recovered the slot since the caller looked, and a third one may live in it by now.
     if !is_gone(member, number)? {
-        return Ok(());
+        return Ok(true);
     }
     let slot = member.slot_at(number)?;
     let before = slot.state.load(Acquire);
@@ -116,7 +125,9 @@ pub(crate) fn recover(member: &Member, number: u32) -> Result<()> {
     };
     let mut held = Vec::new();
     {
-        let _allocator = blocks::lock(member)?;
+        let Some(_allocator) = blocks::lock(member, deadline)? else {
+            return Ok(false);
+        };
         blocks::objects(member, |offset, object| {
             let kind = object.kind.load(Relaxed);
             let mut recoveries = member.recoveries().iter();
@@ -139,10 +150,12 @@ pub(crate) fn recover(member: &Member, number: u32) -> Result<()> {
             slot.state.replace(state::RESERVED, state::DEAD);
         }
     }
-    blocks::give_back(member, number)?;
+    if !blocks::give_back(member, number, deadline)? {
+        return Ok(false);
+    }
     slot.life.word.store(0, Relaxed);
     slot.state.store(state::FREE, Release);
-    Ok(())
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -155,7 +168,7 @@ mod tests {
         let arena = Arena::found(&[]).unwrap();
         let member = &*arena.inner;
         // As one does who found the slot's last process gone, and then waited for another to recover it.
-        recover(member, member.slot()).unwrap();
+        assert!(recover(member, member.slot(), Deadline::NEVER).unwrap());
         let slot = member.slot_at(member.slot()).unwrap();
         assert_eq!(slot.state.load(Relaxed), state::LIVE);
     }
@@ -186,8 +199,9 @@ mod tests {
         let arena = Arena::found(&RECOVERIES).unwrap();
         let member = &*arena.inner;
         let [held, _other] = [(); 2].map(|()| blocks::create(member, 77, 8).unwrap());
-        let (slot, generation) = slots::claim(member, member.slot(), None).unwrap();
-        object::hold(member, held, slot).unwrap();
+        let never = Deadline::NEVER;
+        let (slot, generation) = slots::claim(member, member.slot(), None, never).unwrap();
+        assert!(object::hold(member, held, slot, never).unwrap());
         slots::give_back(member, slot, generation).unwrap();
         assert_eq!(*TOUCHED.lock().unwrap(), [held.offset]);
     }

@@ -22,6 +22,9 @@ use std::time::Duration;
 
 /// How long a sleeper trusts the kernel to tell of the owner's death before it looks itself.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long a call without a timeout waits for an internal lock before its caller hears of it as of an interruption,
+/// runs what handlers there are, and calls again.
+const TURN: Duration = Duration::from_secs(1);
 /// Pauses before the first sleep: about as long as an uncontended critical section.
 const PAUSES: u32 = 60;
 
@@ -33,12 +36,25 @@ shared! {
     }
 }
 
+/// For the internal locks that a call without a timeout takes: where the deadline has passed, the call was
+/// `Interrupted`.
+pub(crate) fn turn() -> Deadline {
+    Deadline::after(TURN)
+}
+
+/// For what can be done later as well: as long as a critical section may take if its holder is preempted. Past that
+/// the holder is taken to be stopped.
+pub(crate) fn in_passing() -> Deadline {
+    Deadline::after(Duration::from_millis(20))
+}
+
 /// A lock that the calling thread holds until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Held<'a> {
     lock: &'a RobustLock,
     linked: bool,
-    /// Its last holder died: what it guards may be half changed.
+    /// Its last holder died: what it guards may be half changed. Who has repaired that clears this; a lock that is
+    /// let go of with it set is as its dead holder left it, for the next one to repair.
     pub(crate) recovered: bool,
 }
 
@@ -87,22 +103,37 @@ impl RobustLock {
         None
     }
 
-    /// Takes the lock for a section that can't be given up, as long as it takes.
-    pub(crate) fn lock_always(&self) -> Held<'_> {
-        loop {
-            // A handler runs when the section is over; the section is short.
-            if let Ok(Some(held)) = self.lock(Deadline::NEVER) {
-                return held;
-            }
-        }
+    /// Takes the lock for a section in which others are taken: linked into the thread's list.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock).
+    pub(crate) fn lock_outer(&self, deadline: Deadline) -> Result<Option<Held<'_>>> {
+        let held = self.lock(deadline)?;
+        Ok(held.map(|mut held| {
+            held.linked = true;
+            this_thread().link(&self.node);
+            held
+        }))
     }
 
-    /// Takes the lock for a section in which others are taken: linked into the thread's list.
-    pub(crate) fn lock_outer(&self) -> Held<'_> {
-        let mut held = self.lock_always();
-        held.linked = true;
-        this_thread().link(&self.node);
-        held
+    /// Takes the lock if its holder died and nobody has taken it since. Who else took it repairs.
+    pub(crate) fn lock_abandoned(&self) -> Option<Held<'_>> {
+        let thread = this_thread();
+        let value = self.node.word.load(Relaxed);
+        if value & OWNER_DIED == 0 || value & TID != 0 {
+            return None;
+        }
+        thread.announce(&self.node.word);
+        // Others may sleep here still, so it is taken as if they did.
+        if !self.node.word.replace(value, thread.tid() | WAITERS) {
+            thread.withdraw();
+            return None;
+        }
+        Some(Held {
+            lock: self,
+            linked: false,
+            recovered: true,
+        })
     }
 
     /// Whether its holder died and nobody has taken it since.
@@ -160,7 +191,8 @@ impl Drop for Held<'_> {
             let unlinked = thread.unlink(&self.lock.node);
             debug_assert!(unlinked, "locked and linked by another thread");
         }
-        if word.swap(0, Release) & WAITERS != 0 {
+        let free = if self.recovered { OWNER_DIED } else { 0 };
+        if word.swap(free, Release) & WAITERS != 0 {
             word.wake(1);
         }
         thread.withdraw();

@@ -4,10 +4,11 @@ use super::arena::{Arena, Member};
 use super::layout::{SLOTS, SLOTS_START, Slot, state};
 use super::object::{self, ObjectName};
 use super::recovery;
+use super::robust::{LOOK_AGAIN, turn};
 use crate::sys::fork::Sign;
 use crate::sys::identity::{self, Origin};
 use crate::sys::word::{Relaxed, Release};
-use crate::{Error, Result};
+use crate::{Deadline, Error, Result};
 use std::os::fd::RawFd;
 
 /// A place in the tree that is kept for a child which is about to be started by exec.
@@ -25,9 +26,9 @@ impl Arena {
     /// Keeps a place for a child that is about to be started by exec.
     ///
     /// # Errors
-    /// `Exhausted` when the tree has 1023 processes already.
+    /// `Exhausted` when the tree has 1023 processes already; `Interrupted` when a signal handler ran while it waited.
     pub fn reserve(&self) -> Result<ChildSlot> {
-        let (slot, generation) = claim(&self.inner, self.inner.place()?, None)?;
+        let (slot, generation) = claim(&self.inner, self.inner.place()?, None, turn())?;
         Ok(ChildSlot {
             arena: self.clone(),
             slot,
@@ -53,9 +54,10 @@ impl ChildSlot {
     /// Holds an object for the child.
     ///
     /// # Errors
-    /// `Closed` when nobody holds the object any more.
+    /// `Closed` when nobody holds the object any more; `Interrupted` when a signal handler ran while it waited.
     pub fn give(&self, name: ObjectName) -> Result<()> {
-        object::hold(&self.arena.inner, name, self.slot)
+        let held = object::hold(&self.arena.inner, name, self.slot, turn())?;
+        held.then_some(()).ok_or(Error::Interrupted)
     }
 }
 
@@ -86,9 +88,17 @@ impl Slot {
 
 /// Claims a slot, `RESERVED` for a child of the process in slot `parent`; with 0, for this process itself. Gives its
 /// number and generation. A child that is forked will have the sign.
-pub(super) fn claim(member: &Member, parent: u32, sign: Option<&Sign>) -> Result<(u32, u32)> {
+///
+/// # Errors
+/// `Exhausted` when all slots are taken; `Interrupted` when the deadline has passed, or a signal handler ran.
+pub(super) fn claim(
+    member: &Member,
+    parent: u32,
+    sign: Option<&Sign>,
+    deadline: Deadline,
+) -> Result<(u32, u32)> {
     for attempt in 0..2 {
-        if let Some(slot) = claim_free(member, parent, sign)? {
+        if let Some(slot) = claim_free(member, parent, sign, deadline)? {
             return Ok(slot);
         }
         if attempt == 0 {
@@ -101,10 +111,14 @@ pub(super) fn claim(member: &Member, parent: u32, sign: Option<&Sign>) -> Result
     })
 }
 
-fn claim_free(member: &Member, parent: u32, sign: Option<&Sign>) -> Result<Option<(u32, u32)>> {
+fn claim_free(
+    member: &Member,
+    parent: u32,
+    sign: Option<&Sign>,
+    deadline: Deadline,
+) -> Result<Option<(u32, u32)>> {
     let header = member.header()?;
-    // Nothing to repair: a slot is claimed by the one store of its state.
-    let _held = header.registry.lock_always();
+    let _held = member.registry(deadline)?.ok_or(Error::Interrupted)?;
     for number in 1..SLOTS {
         let slot = member.slot_at(number)?;
         if slot.state.load(Relaxed) != state::FREE {
@@ -146,7 +160,8 @@ pub(super) fn give_back(member: &Member, number: u32, generation: u32) -> Result
         && (parent == member.slot() || parent == number)
         && slot.state.replace(state::RESERVED, state::DEAD)
     {
-        recovery::recover(member, number)?;
+        // While another process is stopped in the middle of the same: whoever comes next does it.
+        recovery::recover(member, number, Deadline::after(LOOK_AGAIN))?;
     }
     Ok(())
 }
@@ -160,11 +175,13 @@ mod tests {
     fn a_place_that_went_to_another_is_not_taken_over() {
         let arena = Arena::found(&[]).unwrap();
         let member = &*arena.inner;
-        let (slot, generation) = claim(member, member.slot(), None).unwrap();
+        let never = Deadline::NEVER;
+        let (slot, generation) = claim(member, member.slot(), None, never).unwrap();
         // Its parent dies, and the slot is kept for another one's child before the first child comes.
         give_back(member, slot, generation).unwrap();
-        assert_eq!(claim(member, member.slot(), None).unwrap().0, slot);
-        assert!(member.settle_in(slot, generation).is_err());
+        let next = claim(member, member.slot(), None, never).unwrap();
+        assert_eq!(next.0, slot);
+        assert!(member.settle_in(slot, generation, never).is_err());
         let state = member.slot_at(slot).unwrap().state.load(Relaxed);
         assert_eq!(state, state::RESERVED);
     }

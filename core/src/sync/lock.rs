@@ -73,7 +73,7 @@ impl Lock {
     /// Makes a free lock. 256 bytes of the arena, no descriptor.
     ///
     /// # Errors
-    /// `Os` or `Exhausted` when there is no memory.
+    /// `Os` or `Exhausted` when there is no memory; `Interrupted` when a signal handler ran while it waited.
     pub fn new(arena: &Arena) -> Result<Self> {
         Ok(Self {
             handle: Handle::new(arena, kind::LOCK)?,
@@ -83,7 +83,8 @@ impl Lock {
     /// Holds the lock of that name.
     ///
     /// # Errors
-    /// `Closed` when it is gone, `Malformed` when the name is not a lock's.
+    /// `Closed` when it is gone, `Malformed` when the name is not a lock's; `Interrupted` when a signal handler ran while
+    /// it waited.
     pub fn open(arena: &Arena, name: ObjectName) -> Result<Self> {
         Ok(Self {
             handle: Handle::open(arena, kind::LOCK, name)?,
@@ -223,7 +224,8 @@ fn look_at_owner(member: &Member, word: &Word, owner: u32) -> Result<()> {
         return Ok(());
     }
     if owner == current {
-        return recovery::recover(member, slot);
+        // While a process is stopped that holds a lock of the arena's own, the wait just goes on.
+        return recovery::recover(member, slot, Deadline::after(LOOK_AGAIN)).map(drop);
     }
     // Its slot has another process by now: it can't be, since recovery marks locks first; unless bits were flipped.
     let value = word.load(Relaxed);

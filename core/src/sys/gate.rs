@@ -23,13 +23,18 @@ impl Gate {
         Through(self)
     }
 
+    /// Goes through, if nobody else is inside.
+    pub(crate) fn try_pass(&self) -> Option<Through<'_>> {
+        self.0.replace(0, 1).then(|| Through(self))
+    }
+
     /// Closes it, until [`open`](Self::open).
     pub(crate) fn close(&self) {
         if self.0.replace(0, 1) {
             return;
         }
         while self.0.swap(2, Acquire) != 0 {
-            // Whoever is inside doesn't wait for anything there; a signal handler runs when we are through.
+            // Whoever is inside waits for a moment there at most; a signal handler runs when we are through.
             let (Wake::Look | Wake::TimedOut | Wake::Interrupted) =
                 self.0.sleep_while(2, Deadline::NEVER);
         }

@@ -49,6 +49,12 @@ pub(crate) fn inherit(descriptor: RawFd) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
+/// Another descriptor of the file, closed on exec.
+pub(crate) fn copy(file: impl AsFd) -> Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(file, 0)
+        .map_err(|errno| failed("fcntl(F_DUPFD_CLOEXEC)", errno))
+}
+
 /// Gives `bytes` at `offset` memory of their own, so that touching them can't fail later.
 ///
 /// # Errors

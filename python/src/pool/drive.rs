@@ -13,6 +13,7 @@ use super::result::{ApplyResult, End, Job};
 use super::task::Function;
 use super::turn::{Call, Owner, Turn, Waiting};
 use super::workers::Exit;
+use crate::blocking;
 use crate::error::raise;
 use crate::tree;
 use crate::value::{COPY_ATTACHED_MAX, Source, Value, kind, malformed};
@@ -82,9 +83,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(staff: Py<PyAny>, size: u32) -> PyResult<Arc<Self>> {
+    pub(super) fn new(py: Python<'_>, staff: Py<PyAny>, size: u32) -> PyResult<Arc<Self>> {
+        let arena = tree::arena()?;
         Ok(Arc::new(Self {
-            core: Driver::new(tree::arena()?, size).map_err(raise)?,
+            core: blocking::call(py, || Driver::new(arena, size))?,
             staff,
             turn: Mutex::default(),
             changed: Condvar::new(),

@@ -53,8 +53,8 @@ impl Pool {
     }
 
     /// Makes the queues of a pool of so many workers; `staff` starts and ends them.
-    fn _open(&self, staff: Py<PyAny>, size: u32) -> PyResult<PoolHandle> {
-        let shared = Shared::new(staff, size)?;
+    fn _open(&self, py: Python<'_>, staff: Py<PyAny>, size: u32) -> PyResult<PoolHandle> {
+        let shared = Shared::new(py, staff, size)?;
         self.shared
             .set(shared.clone())
             .map_err(|_| PyRuntimeError::new_err("the pool is made already"))?;

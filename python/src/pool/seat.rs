@@ -2,6 +2,7 @@
 
 use super::lock;
 use super::task::{FUNCTION, FUNCTION_BYTES, Known, form};
+use crate::blocking;
 use crate::error::raise;
 use crate::tree;
 use crate::value::{self, COPY_ATTACHED_MAX, Source, kind, malformed};
@@ -84,13 +85,18 @@ impl WorkerSeat {
 
 /// What the pickle of a seat calls.
 #[pyfunction]
-pub(crate) fn open_seat(worker: u32, names: Vec<(u64, u64)>) -> PyResult<WorkerSeat> {
+pub(crate) fn open_seat(
+    py: Python<'_>,
+    worker: u32,
+    names: Vec<(u64, u64)>,
+) -> PyResult<WorkerSeat> {
     let names: Vec<ObjectName> = names
         .into_iter()
         .map(|(offset, serial)| ObjectName { offset, serial })
         .collect();
-    let names = names.try_into().map_err(|_| malformed(0))?;
-    let seat = Seat::open(tree::arena()?, WorkerId(worker), names).map_err(raise)?;
+    let names: [ObjectName; 3] = names.try_into().map_err(|_| malformed(0))?;
+    let arena = tree::arena()?;
+    let seat = blocking::call(py, || Seat::open(arena, WorkerId(worker), names))?;
     Ok(WorkerSeat::new(seat))
 }
 

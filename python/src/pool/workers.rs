@@ -3,6 +3,7 @@
 use super::drive::{BATCH, LOOK, Shared};
 use super::lock;
 use super::seat::WorkerSeat;
+use crate::blocking;
 use crate::error::raise;
 use crate::tree;
 use procession_core::pool::{Action, Failure, WorkerId};
@@ -48,15 +49,13 @@ impl Shared {
     }
 
     fn start(self: &Arc<Self>, py: Python<'_>, worker: WorkerId, raising: bool) -> PyResult<()> {
-        let started = self
-            .core
-            .seat(tree::arena()?, worker)
-            .map_err(raise)
-            .and_then(|seat| {
-                let seat = Py::new(py, WorkerSeat::new(seat))?;
-                self.staff
-                    .call_method1(py, intern!(py, "start"), (worker.0, seat))
-            });
+        let arena = tree::arena()?;
+        let seat = blocking::call(py, || self.core.seat(arena, worker));
+        let started = seat.and_then(|seat| {
+            let seat = Py::new(py, WorkerSeat::new(seat))?;
+            self.staff
+                .call_method1(py, intern!(py, "start"), (worker.0, seat))
+        });
         let Err(error) = started else {
             return Ok(());
         };

@@ -4,7 +4,7 @@
 
 use super::result::Job;
 use super::worker::{SeatName, serve};
-use crate::error::{Error, ErrorKind, JoinError, Result};
+use crate::error::{Error, ErrorKind, JoinError, Result, retry};
 use crate::function::{Named, Whole};
 use crate::launch::{self, Launched};
 use crate::tree;
@@ -70,7 +70,8 @@ impl Shared {
             let text = "make a pool: it needs one worker at least";
             return Err(Error::new(ErrorKind::Misuse, text));
         }
-        let core = Driver::new(tree::arena()?, workers).map_err(failed)?;
+        let arena = tree::arena()?;
+        let core = retry(|| Driver::new(arena, workers)).map_err(failed)?;
         let shared = Arc::new(Self {
             core,
             size: workers,
@@ -265,7 +266,8 @@ impl Shared {
     }
 
     fn start(&self, worker: WorkerId) -> Result<()> {
-        let seat = self.core.seat(tree::arena()?, worker).map_err(failed)?;
+        let arena = tree::arena()?;
+        let seat = retry(|| self.core.seat(arena, worker)).map_err(failed)?;
         let named = Named::of::<Whole, _, _, _>(serve)?;
         let launched = launch::start_call(named, &SeatName::of(&seat), true)?;
         // The worker opens the seat by name. The pool holds its queues and its claim; if the pool is gone by then, the
@@ -311,7 +313,8 @@ impl Shared {
         for (worker, exit) in gone {
             self.core.exited(worker, exit).map_err(failed)?;
         }
-        tree::arena()?.reap().map_err(failed)?;
+        let arena = tree::arena()?;
+        retry(|| arena.reap()).map_err(failed)?;
         self.carry_out(false)
     }
 

@@ -1,5 +1,6 @@
 //! A worker: takes tasks, runs them, answers.
 
+use crate::error::retry;
 use crate::function::Runner;
 use crate::tree;
 use procession_core::pool::{Seat, Task, WorkerId};
@@ -43,8 +44,8 @@ fn work(name: SeatName) -> procession_core::Result<()> {
     let names = name
         .names
         .map(|(offset, serial)| ObjectName { offset, serial });
-    let seat = Seat::open(arena, WorkerId(name.worker), names)?;
-    seat.ready()?;
+    let seat = retry(|| Seat::open(arena, WorkerId(name.worker), names))?;
+    retry(|| seat.ready())?;
     let mut runner = Runner::default();
     let (mut input, mut output) = (Vec::new(), Vec::new());
     loop {
