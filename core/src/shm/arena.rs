@@ -168,7 +168,7 @@ impl Arena {
 }
 
 impl Member {
-    fn new(file: OwnedFd, recoveries: &'static [Recovery]) -> Self {
+    pub(super) fn new(file: OwnedFd, recoveries: &'static [Recovery]) -> Self {
         Self {
             windows: Windows::new(file),
             recoveries,
@@ -308,16 +308,19 @@ impl Member {
             return Err(GONE);
         }
         slot.be(origin);
-        slot.thread.store(thread.tid(), Relaxed);
-        slot.life.word.store(thread.tid(), Relaxed);
-        thread.link(&slot.life);
+        slot.live_by(thread);
         if !slot.state.replace(state::RESERVED, state::LIVE) {
             thread.unlink(&slot.life);
             return Err(GONE);
         }
+        self.take_place(number, generation);
+        Ok(())
+    }
+
+    /// Says that the slot is this process'.
+    pub(super) fn take_place(&self, number: u32, generation: u32) {
         self.slot.store(number, Relaxed);
         self.generation.store(generation, Relaxed);
-        Ok(())
     }
 }
 

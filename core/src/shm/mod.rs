@@ -17,6 +17,8 @@ mod pages;
 pub(crate) mod recovery;
 pub(crate) mod robust;
 mod slots;
+#[cfg(crash_points)]
+mod twin;
 pub(crate) mod view;
 
 pub use arena::Arena;

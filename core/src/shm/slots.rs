@@ -7,6 +7,7 @@ use super::recovery;
 use super::robust::{LOOK_AGAIN, turn};
 use crate::sys::fork::Sign;
 use crate::sys::identity::{self, Origin};
+use crate::sys::robust::Thread;
 use crate::sys::word::{Relaxed, Release};
 use crate::{Deadline, Error, Result};
 use std::os::fd::RawFd;
@@ -38,6 +39,17 @@ impl Arena {
 }
 
 impl ChildSlot {
+    /// The same place in a twin of its arena, for a parent that would give it back there.
+    #[cfg(crash_points)]
+    #[must_use]
+    pub fn twin(&self, twin: &Arena) -> Self {
+        Self {
+            arena: twin.clone(),
+            slot: self.slot,
+            generation: self.generation,
+        }
+    }
+
     /// What the child attaches with: `descriptor:slot:generation:id:id`. `descriptor` is the number that the arena's
     /// memfd has in the child. No secret: whoever has the descriptor has the arena.
     #[must_use]
@@ -74,6 +86,13 @@ impl Slot {
         self.pid.store(identity::pid(), Relaxed);
         self.started.store(origin.started, Relaxed);
         self.stack.store(origin.stack, Relaxed);
+    }
+
+    /// Has its process live as long as the thread does, which is the calling one.
+    pub(super) fn live_by(&self, thread: Thread) {
+        self.thread.store(thread.tid(), Relaxed);
+        self.life.word.store(thread.tid(), Relaxed);
+        thread.link(&self.life);
     }
 
     /// The process that has it, or keeps it.

@@ -77,6 +77,10 @@ pub(crate) fn origin() -> Origin {
 ///
 /// `marked` says that the kernel has marked the word of its thread `tid`. A few system calls.
 pub(crate) fn is_gone(pid: u32, origin: Origin, tid: u32, marked: bool) -> bool {
+    #[cfg(crash_points)]
+    if super::dead::is_declared(pid) {
+        return true;
+    }
     let Some(raw) = Pid::from_raw(pid.cast_signed()) else {
         return true;
     };

@@ -80,6 +80,34 @@ pub(crate) fn punch(file: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
     rustix::fs::fallocate(file, flags, offset, bytes).map_err(|errno| failed("fallocate", errno))
 }
 
+/// Makes another file of the same kind, length and bytes. What was allocated and never touched is a hole there.
+#[cfg(crash_points)]
+pub(crate) fn replica(file: impl AsFd) -> Result<OwnedFd> {
+    use rustix::fs::SeekFrom;
+    use rustix::io::Errno;
+    let replica = create()?;
+    let length = extent(&file)?.length;
+    rustix::fs::ftruncate(&replica, length).map_err(|errno| failed("ftruncate", errno))?;
+    let mut bytes = Vec::new();
+    let mut at = 0;
+    loop {
+        at = match rustix::fs::seek(&file, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            // No more of it.
+            Err(Errno::NXIO) => return Ok(replica),
+            Err(errno) => return Err(failed("lseek", errno)),
+        };
+        let end =
+            rustix::fs::seek(&file, SeekFrom::Hole(at)).map_err(|errno| failed("lseek", errno))?;
+        bytes.resize(usize::try_from(end - at).unwrap_or(usize::MAX), 0);
+        let read =
+            rustix::io::pread(&file, &mut bytes[..], at).map_err(|errno| failed("pread", errno))?;
+        let written = rustix::io::pwrite(&replica, &bytes[..read], at)
+            .map_err(|errno| failed("pwrite", errno))?;
+        at += written as u64;
+    }
+}
+
 /// How long a file is, and how much memory it has, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FileExtent {

@@ -6,6 +6,8 @@
 pub(crate) mod clock;
 #[cfg(crash_points)]
 pub mod crash;
+#[cfg(crash_points)]
+pub mod dead;
 pub(crate) mod fork;
 pub(crate) mod gate;
 pub(crate) mod identity;
