@@ -334,11 +334,16 @@ impl Drop for Member {
         };
         // The kernel must not follow a link into a window that is gone. One in the list of another thread stays
         // there until that thread ends, so its window stays too.
-        let unlinked = robust::this_thread().unlink(&slot.life);
+        let thread = robust::this_thread();
+        // Out of the list and not marked yet, the word would say for ever that this process lives.
+        thread.announce(&slot.life.word);
+        let unlinked = thread.unlink(&slot.life);
         slot.state.replace(state::LIVE, state::LEFT);
         if unlinked {
             slot.life.word.store(robust::OWNER_DIED, Release);
-        } else {
+        }
+        thread.withdraw();
+        if !unlinked {
             // Nor may the slot go to another process, which would write its own links there.
             self.windows.keep_mapped();
         }
