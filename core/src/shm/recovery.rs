@@ -153,7 +153,7 @@ pub(crate) fn recover(member: &Member, number: u32, deadline: Deadline) -> Resul
     if !blocks::give_back(member, number, deadline)? {
         return Ok(false);
     }
-    slot.life.word.store(0, Relaxed);
+    // The life word stays marked until the slot is claimed again: a LEFT one would else look alive before it is FREE.
     slot.state.store(state::FREE, Release);
     Ok(true)
 }
