@@ -25,3 +25,5 @@ pub use arena::Arena;
 pub use check::Census;
 pub use object::ObjectName;
 pub use slots::ChildSlot;
+#[cfg(crash_points)]
+pub use twin::Snapshot;

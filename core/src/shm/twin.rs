@@ -6,26 +6,56 @@ use super::arena::{Arena, Member};
 use super::family;
 use crate::Result;
 use crate::sys::{mapping, robust};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+/// The bytes of an arena at one moment, in a memfd of their own that nobody has joined.
+#[derive(Debug)]
+pub struct Snapshot {
+    file: OwnedFd,
+}
+
+impl AsFd for Snapshot {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 impl Arena {
-    /// A copy of the arena as it is at this moment: another memfd with the same bytes, in which this process is the
-    /// same member, as if the calling thread had joined. Whoever else is a member lives there or not as it does here.
-    ///
-    /// This process holds in the copy what it holds here, and gives it back when it has opened it there by its name
-    /// and drops it. Memory that was given to the file and never touched is a hole in the copy. For harnesses only.
+    /// The arena's bytes as they are at this moment. Memory that was given to its file and never touched is a hole in
+    /// the copy. For harnesses only.
     ///
     /// # Errors
-    /// `Os` when the system refuses memory, a descriptor or a mapping; `Broken` when the arena contradicts itself.
+    /// `Os` when the system refuses memory or a descriptor.
     ///
     /// # Across processes
     /// Nobody else may change the arena meanwhile, or the copy is of no single instant.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let file = mapping::replica(self.descriptor())?;
+        Ok(Snapshot { file })
+    }
+
+    /// As [`twin_of`](Self::twin_of), with the bytes of this moment.
+    ///
+    /// # Errors
+    /// As [`snapshot`](Self::snapshot) and [`twin_of`](Self::twin_of).
+    pub fn twin(&self) -> Result<Self> {
+        self.twin_of(self.snapshot()?)
+    }
+
+    /// An arena of those bytes, once this one's, in which this process is the same member as here, as if the calling
+    /// thread had joined. Whoever else was a member then is one there, whether it lives or not. For harnesses only.
+    ///
+    /// This process holds there what it held here, and gives it back when it has opened it there by its name and
+    /// drops it.
+    ///
+    /// # Errors
+    /// `Os` when the system refuses a mapping; `Broken` when the bytes contradict themselves.
     ///
     /// # After fork
     /// As any arena: the child is a member of its own.
-    pub fn twin(&self) -> Result<Self> {
-        let file = mapping::replica(self.descriptor())?;
-        let twin = Member::new(file, self.inner.recoveries());
+    pub fn twin_of(&self, snapshot: Snapshot) -> Result<Self> {
+        let twin = Member::new(snapshot.file, self.inner.recoveries());
         let (number, generation) = (self.inner.slot(), self.inner.generation());
         if number != 0 {
             twin.slot_at(number)?.live_by(robust::this_thread());
