@@ -68,6 +68,30 @@ impl<T, X: Clone> Driver<T, X> {
         })
     }
 
+    /// The same pool in a [twin](Arena::twin) of its arena, with what its scheduler knows by now. For harnesses only.
+    ///
+    /// # Errors
+    /// As [`Queue::open`].
+    #[cfg(crash_points)]
+    pub fn twin(&self, twin: &Arena) -> Result<Self>
+    where
+        T: Clone,
+    {
+        let brain = self.brain();
+        let claims = brain
+            .claims
+            .iter()
+            .map(|(worker, claim)| Claim::open(twin, claim.name()).map(|claim| (*worker, claim)));
+        Ok(Self {
+            tasks: Queue::open(twin, self.tasks.name())?,
+            answers: Queue::open(twin, self.answers.name())?,
+            brain: Mutex::new(Brain {
+                scheduler: brain.scheduler.clone(),
+                claims: claims.collect::<Result<_>>()?,
+            }),
+        })
+    }
+
     /// Makes the seat for a worker that is about to be started.
     ///
     /// # Errors

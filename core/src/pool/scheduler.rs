@@ -157,7 +157,7 @@ enum Worker {
 ///
 /// Submitting and answering are a few nanoseconds and never allocate once the table has grown to the largest number
 /// of unanswered tasks.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Scheduler<T, X> {
     tasks: Tasks<T>,
     workers: BTreeMap<WorkerId, Worker>,
@@ -422,7 +422,7 @@ impl<T, X: Clone> Scheduler<T, X> {
 }
 
 /// The unanswered tasks: a table of places with a list of the free ones.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Tasks<T> {
     places: Vec<Place<T>>,
     free: Vec<u32>,
@@ -430,7 +430,7 @@ struct Tasks<T> {
 }
 
 /// One place of the table.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Place<T> {
     /// How often the place was used; an id with another count is stale.
     turn: u32,

@@ -16,5 +16,7 @@ mod crash;
 mod lock;
 mod process;
 mod queue;
+#[cfg(crash_points)]
 mod scene;
-mod step;
+#[cfg(crash_points)]
+mod steps;

@@ -1,0 +1,272 @@
+//! Every instruction of every operation: what if the process died here?
+//!
+//! A forked child is stepped through an operation. After each instruction the arena's memory and the child's robust
+//! list are compared with what they were: as long as both are the same, it is the same to everybody else whether the
+//! child died here or an instruction before. So what follows from a death is asked once for each *state*; no
+//! instruction is left out by that. Of each state a copy is made, in which the words are marked that the kernel would
+//! mark, and the child counts as dead. There this process recovers, checks and uses everything; and in another copy it
+//! uses everything without recovering first. Of some states a recovery is itself stepped in the same way.
+
+mod memory;
+mod stepper;
+mod tracee;
+
+use crate::child::{Random, alone, fork};
+use crate::scene::{Effect, Found, OPERATIONS, Operation, Scene, Users};
+use memory::Memory;
+use procession_core::shm::Snapshot;
+use procession_core::sys::dead;
+use std::fmt;
+use std::ops::AddAssign;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Instant;
+use stepper::{Stepper, Who};
+
+/// So many states of each operation have their recovery stepped.
+const RECOVERIES: usize = 2;
+/// A replay begins so many instructions before the one that it is given: their numbers vary a little from run to run.
+const BEFORE: u64 = 500;
+/// Kills for real come within so many instructions.
+const MARKED_WITHIN: u64 = 3_000;
+/// The operation that has two ends.
+const FORK: &str = "fork";
+
+/// What to step, from which instruction on; from the environment.
+#[derive(Debug)]
+struct Plan {
+    operation: Option<String>,
+    /// The instruction, of the operation or of the recovery, from which on states are looked at.
+    step: u64,
+    /// Only the recovery of the state after this instruction of the operation is of interest.
+    recovery: Option<u64>,
+    /// Chooses the states whose recovery is stepped.
+    seed: u64,
+}
+
+/// A state whose recovery is to be stepped: the instruction, the bytes, and what must be found there ever after.
+type Kept = (u64, Snapshot, Found);
+
+/// What was done.
+#[derive(Debug, Default, Clone, Copy)]
+struct Counts {
+    instructions: u64,
+    states: u64,
+    recoveries: u64,
+    recovery_instructions: u64,
+    recovery_states: u64,
+}
+
+#[test]
+fn a_death_after_any_instruction_is_survived() {
+    let _alone = alone();
+    let plan = Plan::from_environment();
+    println!("SEED={}", plan.seed);
+    let began = Instant::now();
+    let mut total = Counts::default();
+    let mut operations = 0;
+    for operation in plan.operations() {
+        let mut counts = plan.walk(operation, Who::Itself);
+        if operation.name == FORK {
+            counts += plan.walk(operation, Who::ItsChild);
+        }
+        println!("{}: {counts}", operation.name);
+        total += counts;
+        operations += 1;
+    }
+    assert!(operations > 0, "no operation has that name");
+    let seconds = began.elapsed().as_secs();
+    println!("{operations} operations, {total}; {seconds} s");
+}
+
+#[test]
+fn the_kernel_marks_what_the_harness_marks() {
+    let _alone = alone();
+    let plan = Plan::from_environment();
+    println!("SEED={}", plan.seed);
+    let mut random = Random::new(plan.seed);
+    for operation in plan.operations() {
+        let scene = Scene::new(operation);
+        let mut stepper = Stepper::new(&scene, Who::Itself, || (operation.run)(&scene));
+        let steps = random.below(MARKED_WITHIN);
+        while stepper.instructions < steps && !stepper.done {
+            stepper.step();
+        }
+        let when = format!("killed after {} instructions", stepper.instructions);
+        let mut marked = Memory::new(stepper.snapshot());
+        stepper.kill();
+        let mut killed = Memory::new(scene.arena.descriptor());
+        marked.has_changed();
+        killed.has_changed();
+        let differences = marked.differences(&killed);
+        assert_eq!(differences, [], "{}, {when}", operation.name);
+        dead::forget();
+        scene.check(operation, &when);
+    }
+}
+
+impl Plan {
+    fn from_environment() -> Self {
+        let number = |name| {
+            let text = std::env::var(name).ok()?;
+            let number = text.parse::<u64>();
+            Some(number.unwrap_or_else(|_| panic!("{name} is a number")))
+        };
+        Self {
+            operation: std::env::var("OPERATION").ok(),
+            step: number("STEP").unwrap_or(0).saturating_sub(BEFORE),
+            recovery: number("RECOVERY"),
+            seed: number("SEED").unwrap_or(7),
+        }
+    }
+
+    /// The operation of the wanted name, or all that have it in theirs.
+    fn operations(&self) -> Vec<&'static Operation> {
+        let wanted = self.operation.as_deref().unwrap_or_default();
+        let mut found: Vec<_> = OPERATIONS.iter().collect();
+        if found.iter().any(|operation| operation.name == wanted) {
+            found.retain(|operation| operation.name == wanted);
+        }
+        found.retain(|operation| operation.name.contains(wanted));
+        found
+    }
+
+    /// Steps an operation, then the recovery of some of its states.
+    fn walk(&self, operation: &Operation, who: Who) -> Counts {
+        let scene = Scene::new(operation);
+        let mut stepper = match who {
+            Who::Itself => Stepper::new(&scene, who, || (operation.run)(&scene)),
+            Who::ItsChild => Stepper::new(&scene, who, || drop(fork(stop))),
+        };
+        let mut random = Random::new(self.seed);
+        let mut kept: Vec<Kept> = Vec::new();
+        let mut history: Vec<Found> = Vec::new();
+        stepper.walk(|stepper| {
+            let at = stepper.instructions;
+            let wanted = match self.recovery {
+                Some(last) => at <= last,
+                None => at >= self.step,
+            };
+            if !wanted {
+                return;
+            }
+            let replay = format!("OPERATION='{}' STEP={at}", operation.name);
+            let found = judge(&scene, stepper, operation, stepper.done, &replay);
+            // What an operation did is never undone.
+            if history.last() != Some(&found) {
+                assert!(!history.contains(&found), "{replay}: {found:?} again");
+                history.push(found.clone());
+            }
+            let nth = index(random.below(stepper.states));
+            if self.recovery.is_some() {
+                kept.clear();
+            }
+            // Each state is as likely to be kept as any other; in a replay it's the last.
+            if kept.len() < RECOVERIES {
+                kept.push((at, stepper.snapshot(), found));
+            } else if let Some(old) = kept.get_mut(nth) {
+                *old = (at, stepper.snapshot(), found);
+            }
+        });
+        let mut counts = Counts {
+            instructions: stepper.instructions,
+            states: stepper.states,
+            ..Counts::default()
+        };
+        stepper.kill();
+        for state in kept {
+            counts += self.walk_recovery(operation, &scene, state);
+        }
+        dead::forget();
+        scene.judge(operation, "killed at its end", true, Users::HereRecovered);
+        counts
+    }
+
+    /// Steps a process that recovers what another one left, which died in an operation.
+    fn walk_recovery(&self, operation: &Operation, scene: &Scene, state: Kept) -> Counts {
+        let (at, snapshot, expected) = state;
+        let scene = scene.twin(snapshot);
+        let mut stepper = Stepper::new(&scene, Who::Itself, || {
+            // As a pool does, which asks a claim; or what it leaves is repaired within the recovery.
+            if at % 2 == 1 {
+                scene.queue.settle().unwrap();
+            }
+            scene.arena.reap().unwrap();
+        });
+        stepper.walk(|stepper| {
+            let step = stepper.instructions;
+            if self.recovery.is_none() || step >= self.step {
+                let replay = format!("OPERATION='{}' RECOVERY={at} STEP={step}", operation.name);
+                let found = judge(&scene, stepper, operation, false, &replay);
+                assert_eq!(found, expected, "{replay}");
+            }
+        });
+        let counts = Counts {
+            recoveries: 1,
+            recovery_instructions: stepper.instructions,
+            recovery_states: stepper.states,
+            ..Counts::default()
+        };
+        stepper.kill();
+        let when = format!("dead after {at} instructions, recovered");
+        let found = scene.judge(operation, &when, false, Users::HereRecovered);
+        assert_eq!(found, expected, "{}, {when}", operation.name);
+        counts
+    }
+}
+
+/// What would follow if the process that is stepped died now: the same, whether others recover it first or not.
+fn judge(scene: &Scene, stepper: &Stepper<'_>, op: &Operation, done: bool, replay: &str) -> Found {
+    let judged = catch_unwind(AssertUnwindSafe(|| {
+        let [recovered, used] = [Users::HereRecovered, Users::Here].map(|users| {
+            let twin = scene.twin(stepper.snapshot());
+            twin.judge(op, replay, done, users)
+        });
+        // An answer that isn't counted yet can be heard only once its worker is recovered (docs/shm.md, 5.13).
+        if op.effect != Effect::Answers {
+            assert_eq!(recovered, used, "recovered first, or used first");
+        }
+        recovered
+    }));
+    judged.unwrap_or_else(|panic| {
+        println!("state {}, before {}", stepper.states, stepper.place());
+        println!("replay, as docs/testing.md has it: {replay} cargo test any_instruction");
+        resume_unwind(panic)
+    })
+}
+
+/// Stops this process.
+fn stop() {
+    // SAFETY: to this process.
+    unsafe { libc::raise(libc::SIGSTOP) };
+}
+
+fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, more: Self) {
+        self.instructions += more.instructions;
+        self.states += more.states;
+        self.recoveries += more.recoveries;
+        self.recovery_instructions += more.recovery_instructions;
+        self.recovery_states += more.recovery_states;
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            instructions,
+            states,
+            recoveries,
+            recovery_instructions,
+            recovery_states,
+        } = self;
+        write!(
+            f,
+            "{instructions} instructions, {states} states; {recoveries} recoveries, \
+             {recovery_instructions} instructions, {recovery_states} states"
+        )
+    }
+}
