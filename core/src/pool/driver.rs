@@ -201,20 +201,24 @@ impl<T, X: Clone> Driver<T, X> {
         Ok(News::Nothing)
     }
 
-    /// A worker's process is gone. Everything that it said must have been heard before: no message may wait.
+    /// A worker's process is gone. Everything that it said must have been heard before: no message may wait. False when
+    /// it can't be said yet which task died with it, since another process, stopped perhaps, is repairing the queue of
+    /// tasks: to be called again.
     ///
     /// # Errors
     /// `Broken` when the arena contradicts itself.
-    pub fn exited(&self, worker: WorkerId, how: X) -> Result<()> {
+    pub fn exited(&self, worker: WorkerId, how: X) -> Result<bool> {
         // A taker that died in the middle has claimed and taken, or neither, only after this.
-        self.tasks.settle()?;
+        if !self.tasks.settle()? {
+            return Ok(false);
+        }
         let mut brain = self.brain();
         let claim = match brain.claims.remove(&worker) {
             Some(claim) => TaskId::from_bits(claim.value()?),
             None => None,
         };
         brain.scheduler.exited(worker, claim, how, Instant::now());
-        Ok(())
+        Ok(true)
     }
 
     /// A worker couldn't be started.

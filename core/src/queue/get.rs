@@ -13,8 +13,8 @@ use crate::{Deadline, Error, Result};
 
 /// What a look at the consumers' position found.
 enum Found {
-    /// A message, taken.
-    Taken(Taken),
+    /// A message, taken; and what `losing` says until the lock is released.
+    Taken(Taken, u64),
     /// Nothing yet.
     Nothing,
     /// A segment was left behind; it is this process' now, to be freed without the lock.
@@ -81,7 +81,10 @@ impl Queue {
                 return Ok(None);
             };
             match self.look(state, buffer, None)? {
-                Found::Taken(taken) => return Ok(Some(self.leave_room(state, held, taken))),
+                Found::Taken(taken, losing) => {
+                    self.leave(state, held, losing);
+                    return Ok(Some(taken));
+                }
                 Found::Left(segment) => {
                     drop(held);
                     blocks::free_run(self.handle.member(), segment)?;
@@ -94,12 +97,14 @@ impl Queue {
 
     /// Ends a get that took a message, and tells a producer that waits for room.
     #[inline]
-    fn leave_room(&self, state: &QueueState, held: Held<'_>, taken: Taken) -> Taken {
+    fn leave(&self, state: &QueueState, held: Held<'_>, losing: u64) {
         drop(held);
+        // Only now: as long as this process is inside, its death loses the message. The next one inside may have
+        // cleared it, and noted its own.
+        state.losing.replace(losing, 0);
         if state.capacity.load(Relaxed) != 0 {
             state.room.ring();
         }
-        taken
     }
 
     fn get_with(
@@ -124,7 +129,10 @@ impl Queue {
                 return Ok(None);
             };
             match self.look(state, buffer, claim)? {
-                Found::Taken(taken) => return Ok(Some(self.leave_room(state, held, taken))),
+                Found::Taken(taken, losing) => {
+                    self.leave(state, held, losing);
+                    return Ok(Some(taken));
+                }
                 Found::Left(segment) => {
                     drop(held);
                     blocks::free_run(member, segment)?;
@@ -154,6 +162,10 @@ impl Queue {
         claim: Option<&Claim>,
     ) -> Result<Found> {
         let (member, get) = (self.handle.member(), &state.get);
+        if state.losing.load(Relaxed) != 0 {
+            // The last one inside got its message, and hasn't come to clear it, or died outside.
+            state.losing.store(0, Relaxed);
+        }
         let position = get.position.load(Relaxed);
         let record = Record::from_bits(member.at::<Cell>(position)?.load(Acquire))?;
         let body = position + HEADER;
@@ -180,13 +192,15 @@ impl Queue {
         let next = position + record.bytes();
         get.next_position.store(next, Relaxed);
         get.next_count.store(count, Relaxed);
-        if run != 0 {
-            get.run.store(run, Relaxed);
-        }
         if let Some(claim) = claim {
             self.note(state, claim, if run == 0 { body } else { run }, length)?;
         }
-        state.losing.store(state.lost.load(Relaxed) + 1, Relaxed);
+        if run != 0 {
+            get.run.store(run, Relaxed);
+            self.leaves(run)?;
+        }
+        let losing = state.losing(count);
+        state.losing.store(losing, Relaxed);
         get.position.store(next, Release);
         get.count.store(count, Release);
         if claim.is_some() {
@@ -194,13 +208,8 @@ impl Queue {
         }
         let mut extent = None;
         if run != 0 {
-            let mine = blocks::unlink(member, run, self.handle.name().offset)?;
+            self.takes_over(run)?;
             get.run.store(0, Relaxed);
-            if !mine {
-                return Err(Error::Broken {
-                    what: "the owner of a message",
-                });
-            }
             let arena = self.handle.arena().clone();
             extent = Some(Extent {
                 arena,
@@ -208,8 +217,29 @@ impl Queue {
                 length: bytes,
             });
         }
-        state.losing.store(0, Relaxed);
-        Ok(Found::Taken(Taken { tag, extent }))
+        Ok(Found::Taken(Taken { tag, extent }, losing))
+    }
+
+    /// Says that a run of the queue is on its way out.
+    fn leaves(&self, run: u64) -> Result<()> {
+        if blocks::leave(self.handle.member(), run, self.handle.name().offset)? {
+            Ok(())
+        } else {
+            Err(Error::Broken {
+                what: "the owner of a run",
+            })
+        }
+    }
+
+    /// Makes a run of the queue that is on its way out this process'.
+    fn takes_over(&self, run: u64) -> Result<()> {
+        if blocks::take_over(self.handle.member(), run, self.handle.name().offset)? {
+            Ok(())
+        } else {
+            Err(Error::Broken {
+                what: "the owner of a run",
+            })
+        }
     }
 
     /// Notes the first eight bytes of a message in a claim, to be taken back by repair if the message isn't taken.
@@ -233,7 +263,7 @@ impl Queue {
     /// Goes on to the next segment, and leaves the present one behind.
     #[cold]
     fn cross(&self, state: &QueueState, segment: u64) -> Result<Found> {
-        let (member, get) = (self.handle.member(), &state.get);
+        let get = &state.get;
         let left = get.segment.load(Relaxed);
         let producers = state.put.position.load(Acquire);
         if left != 0 && (left..left + SEGMENT).contains(&producers) {
@@ -243,10 +273,15 @@ impl Queue {
         get.next_position.store(segment, Relaxed);
         get.next_segment.store(segment, Relaxed);
         get.next_count.store(get.count.load(Relaxed), Relaxed);
+        if left != 0 {
+            self.leaves(left)?;
+        }
         get.position.store(segment, Release);
-        let mine = left != 0 && blocks::unlink(member, left, self.handle.name().offset)?;
+        if left != 0 {
+            self.takes_over(left)?;
+        }
         get.segment.store(segment, Relaxed);
-        Ok(if mine {
+        Ok(if left != 0 {
             Found::Left(left)
         } else {
             Found::Again

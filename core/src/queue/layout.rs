@@ -15,7 +15,10 @@
 //! | the operation of a dead | happened when | then repair | else repair |
 //! |---|---|---|---|
 //! | producer | the header at `position` is not NONE, or `position == next_position` | copies the noted numbers | frees the run that it had linked |
-//! | consumer | `position == next_position` | copies the noted numbers, frees the run and the segment that it left behind, counts the message as lost | takes its claim back |
+//! | consumer | `position == next_position` | copies the noted numbers, frees the run and the segment that it left behind, counts the message as lost | takes its claim back, keeps what was on its way out |
+//!
+//! A run that a consumer takes out is on its way out ([`blocks::leave`]) before that store, and its own after it. So a
+//! repair that finds it there may take it over, however late: nobody else can have freed it.
 
 use super::bell::Bell;
 use crate::shm::arena::Member;
@@ -30,6 +33,8 @@ use crate::{Error, Result};
 pub(super) const SEGMENT: u64 = 64 << 10;
 /// Longest message that lies among the records; a longer one gets a run of its own. 16 KiB.
 pub(super) const INLINE_MAX: u64 = 16 << 10;
+/// Bits of `losing` that say which message.
+const LOSING_BITS: u32 = 32;
 /// Bytes of a record's header.
 pub(super) const HEADER: u64 = 8;
 
@@ -67,7 +72,7 @@ shared! {
         root: Cell,
         /// Messages that were lost with the getter that had taken them.
         lost: Cell,
-        /// What `lost` will be if the consumer inside dies now.
+        /// If the consumer inside dies now: what `lost` will be, and low bits of which message it takes.
         losing: Cell,
         _unused: [Cell; 4],
     }
@@ -76,6 +81,14 @@ shared! {
 impl QueueState {
     /// Where the root header lies in the state.
     pub(super) const ROOT: u64 = std::mem::offset_of!(Self, root) as u64;
+
+    /// What `losing` says while the consumer inside takes the message that makes `count` of them: never the same for two
+    /// of them, so that a consumer clears its own only.
+    #[inline]
+    pub(super) fn losing(&self, count: u64) -> u64 {
+        let lost = self.lost.load(Relaxed).wrapping_add(1);
+        lost << LOSING_BITS | count & ((1 << LOSING_BITS) - 1)
+    }
 
     /// Whether another message can be put, or the queue is closed and a wait for room is over.
     #[inline]
@@ -176,21 +189,28 @@ pub(super) fn repair_get(member: &Member, queue: u64, state: &QueueState) -> Res
     if taken {
         let (left, segment) = (get.segment.load(Relaxed), get.next_segment.load(Relaxed));
         if left != segment {
-            if left != 0 && blocks::unlink(member, left, queue)? {
+            if left != 0 && blocks::take_over(member, left, queue)? {
                 loose[0] = Some(left);
             }
             get.segment.store(segment, Relaxed);
         }
-        if run != 0 && blocks::unlink(member, run, queue)? {
+        if run != 0 && blocks::take_over(member, run, queue)? {
             loose[1] = Some(run);
         }
         get.count.store(get.next_count.load(Relaxed), Release);
         let losing = state.losing.load(Relaxed);
         if losing != 0 {
-            state.lost.store(losing, Relaxed);
+            state.lost.store(losing >> LOSING_BITS, Relaxed);
         }
-    } else if claim != 0 {
-        member.at::<Cell>(claim)?.store(0, Relaxed);
+    } else {
+        for run in [run, get.segment.load(Relaxed)] {
+            if run != 0 {
+                blocks::keep(member, run, queue)?;
+            }
+        }
+        if claim != 0 {
+            member.at::<Cell>(claim)?.store(0, Relaxed);
+        }
     }
     get.claim.store(0, Relaxed);
     get.run.store(0, Relaxed);
@@ -198,8 +218,9 @@ pub(super) fn repair_get(member: &Member, queue: u64, state: &QueueState) -> Res
     Ok(loose)
 }
 
-/// Repairs the sides of the queue at `offset` whose holder died, and rings for one that died before it rang.
-pub(super) fn settle(member: &Member, offset: u64) -> Result<()> {
+/// Repairs the sides of the queue at `offset` whose holder died, and rings for one that died before it rang. False when
+/// another process has begun a repair, and isn't through.
+pub(super) fn settle(member: &Member, offset: u64) -> Result<bool> {
     let state: &QueueState = member.at(offset + OBJECT_HEADER)?;
     type Repair = fn(&Member, u64, &QueueState) -> Result<Loose>;
     let sides: [(&RobustLock, Repair); 2] =
@@ -215,7 +236,7 @@ pub(super) fn settle(member: &Member, offset: u64) -> Result<()> {
     // Whoever sleeps for no reason looks, and sleeps again.
     state.more.ring();
     state.room.ring();
-    Ok(())
+    Ok(!state.put_lock.is_abandoned() && !state.get_lock.is_abandoned())
 }
 
 /// Frees what a repair found, after the lock is released: internal locks don't nest.

@@ -157,11 +157,12 @@ impl Queue {
         Ok(self.state().closed.load(Acquire) != 0)
     }
 
-    /// Repairs now what a dead process left half done, rather than at the next put or get.
+    /// Repairs now what a dead process left half done, rather than at the next put or get. False when another process
+    /// is at it already, or stopped in the middle: then ask again later. Never waits.
     ///
     /// # Errors
     /// `Broken` when the arena contradicts itself.
-    pub fn settle(&self) -> Result<()> {
+    pub fn settle(&self) -> Result<bool> {
         layout::settle(self.handle.member(), self.handle.name().offset)
     }
 
@@ -198,5 +199,6 @@ pub(crate) const RECOVERY: Recovery = Recovery {
 };
 
 fn repair_after(member: &Member, offset: u64, _gone: Gone) -> Result<()> {
-    layout::settle(member, offset)
+    // One that another process has begun doesn't hinder: what it may still take over isn't the dead one's.
+    layout::settle(member, offset).map(drop)
 }

@@ -243,7 +243,7 @@ fn let_go(member: &Member, name: ObjectName) -> Result<()> {
 fn destroy(member: &Member, offset: u64) -> Result<()> {
     if member.at::<ObjectHeader>(offset)?.kind.load(Relaxed) == kind::QUEUE {
         member.runs(|page, entry| {
-            if entry == Entry::linked(entry.pages, offset) {
+            if entry.is_of(offset) {
                 pages::free(member, page)?;
             }
             Ok(None::<()>)
@@ -302,12 +302,8 @@ fn free_mine(member: &Member, offset: u64) -> Result<()> {
 
 /// Hands a run of this process over to an object. One compare-exchange, under a lock of the object's.
 pub(crate) fn link(member: &Member, run: u64, object: u64) -> Result<()> {
-    let entry = member.run(run / PAGE)?;
-    let mine = Entry::used(entry.pages, member.slot()).bits();
-    if member
-        .entry(run / PAGE)?
-        .replace(mine, Entry::linked(entry.pages, object).bits())
-    {
+    let mine = |pages| Entry::used(pages, member.slot());
+    if change(member, run, mine, |pages| Entry::linked(pages, object))? {
         Ok(())
     } else {
         Err(Error::Broken {
@@ -316,12 +312,45 @@ pub(crate) fn link(member: &Member, run: u64, object: u64) -> Result<()> {
     }
 }
 
-/// Takes a run of an object over for this process; false when it isn't the object's. Under a lock of the object's.
+/// Takes back a run that was handed over to an object and never seen there; false when it isn't the object's. Under the
+/// lock of the object's under which runs are handed over to it: a run that was freed since can't have come back.
 pub(crate) fn unlink(member: &Member, run: u64, object: u64) -> Result<bool> {
-    let entry = member.run(run / PAGE)?;
-    let theirs = Entry::linked(entry.pages, object).bits();
-    let mine = Entry::used(entry.pages, member.slot()).bits();
-    Ok(member.entry(run / PAGE)?.replace(theirs, mine))
+    let mine = |pages| Entry::used(pages, member.slot());
+    change(member, run, |pages| Entry::linked(pages, object), mine)
+}
+
+/// Says that a run of an object is on its way out; false when it isn't the object's. Under the lock of the object's under
+/// which runs are taken out of it: what is on its way out is the same run until that lock's holder, or the one who
+/// repairs after it, has taken it over or kept it, whoever else dies and is recovered meanwhile.
+pub(crate) fn leave(member: &Member, run: u64, object: u64) -> Result<bool> {
+    let leaving = |pages| Entry::leaving(pages, object);
+    change(member, run, |pages| Entry::linked(pages, object), leaving)
+}
+
+/// Undoes [`leave`]; false when the run isn't on its way out. Under the same lock.
+pub(crate) fn keep(member: &Member, run: u64, object: u64) -> Result<bool> {
+    let linked = |pages| Entry::linked(pages, object);
+    change(member, run, |pages| Entry::leaving(pages, object), linked)
+}
+
+/// Takes over a run that is on its way out; false when it isn't. Under the same lock.
+pub(crate) fn take_over(member: &Member, run: u64, object: u64) -> Result<bool> {
+    let mine = |pages| Entry::used(pages, member.slot());
+    change(member, run, |pages| Entry::leaving(pages, object), mine)
+}
+
+/// Changes the entry of a run; false when it isn't what it should be. One compare-exchange.
+fn change(
+    member: &Member,
+    run: u64,
+    from: impl Fn(u64) -> Entry,
+    to: impl Fn(u64) -> Entry,
+) -> Result<bool> {
+    let entry = member.entry(run / PAGE)?;
+    let Some(Entry { pages, .. }) = Entry::from_bits(entry.load(Relaxed)) else {
+        return Ok(false);
+    };
+    Ok(entry.replace(from(pages).bits(), to(pages).bits()))
 }
 
 /// Bytes of the run that begins at `offset`.

@@ -55,12 +55,14 @@ impl Arena {
             match entry.kind {
                 Kind::Used => census.owned_bytes += bytes,
                 Kind::Warm => census.warm_bytes += bytes,
-                Kind::Linked if !living.contains(&(entry.owner * blocks::SMALLEST)) => {
+                Kind::Linked | Kind::Leaving
+                    if !living.contains(&(entry.owner * blocks::SMALLEST)) =>
+                {
                     return Err(Error::Broken {
                         what: "a run whose object is gone",
                     });
                 }
-                Kind::Linked => census.linked_bytes += bytes,
+                Kind::Linked | Kind::Leaving => census.linked_bytes += bytes,
                 Kind::Cold | Kind::Slab | Kind::Reserved => {}
             }
             Ok(None::<()>)

@@ -26,8 +26,8 @@ const WARM_MAX: u64 = 16384;
 /// ```text
 /// bits    field    meaning
 /// 0..28   pages    length of the run
-/// 28..60  owner    USED: slot of the process; LINKED: offset of the object, in 256 bytes; SLAB: size class
-/// 60..64  kind     0 inside a run, 1 WARM, 2 COLD, 3 USED, 4 LINKED, 5 SLAB, 6 RESERVED
+/// 28..60  owner    USED: slot of the process; LINKED, LEAVING: offset of the object, in 256 bytes; SLAB: size class
+/// 60..64  kind     0 inside a run, 1 WARM, 2 COLD, 3 USED, 4 LINKED, 5 SLAB, 6 RESERVED, 7 LEAVING
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -51,6 +51,8 @@ pub(super) enum Kind {
     Slab = 5,
     /// The arena's own tables.
     Reserved = 6,
+    /// An object has it, and one of its locks' holder is taking it out; it goes with the object.
+    Leaving = 7,
 }
 
 const PAGES_BITS: u32 = 28;
@@ -98,6 +100,19 @@ impl Entry {
         }
     }
 
+    /// A run of the object at `offset`, on its way out.
+    pub(super) fn leaving(pages: u64, offset: u64) -> Self {
+        Self {
+            kind: Kind::Leaving,
+            ..Self::linked(pages, offset)
+        }
+    }
+
+    /// Whether the object at `offset` has it.
+    pub(super) fn is_of(self, offset: u64) -> bool {
+        self == Self::linked(self.pages, offset) || self == Self::leaving(self.pages, offset)
+    }
+
     pub(super) fn bits(self) -> u64 {
         (self.kind as u64) << (PAGES_BITS + OWNER_BITS) | self.owner << PAGES_BITS | self.pages
     }
@@ -111,6 +126,7 @@ impl Entry {
             4 => Kind::Linked,
             5 => Kind::Slab,
             6 => Kind::Reserved,
+            7 => Kind::Leaving,
             _ => return None,
         };
         let pages = bits & ((1 << PAGES_BITS) - 1);

@@ -15,10 +15,12 @@ use super::blocks;
 use super::layout::state;
 use super::robust::LOOK_AGAIN;
 use super::slots;
+use crate::sys::identity::MarkedThread;
 use crate::sys::robust::OWNER_DIED;
 use crate::sys::word::{Acquire, Relaxed, Release};
 use crate::sys::{fork, identity};
 use crate::{Deadline, Result};
+use std::os::fd::AsFd;
 
 /// The process that is being recovered.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +72,7 @@ pub(crate) fn is_gone(member: &Member, number: u32) -> Result<bool> {
             if parent == number {
                 // Claimed by a process for itself: it takes it over in a moment.
                 let (pid, origin) = slot.process();
-                return Ok(identity::is_gone(pid, origin, 0, false));
+                return Ok(identity::is_gone(pid, origin, None));
             }
             if slot.signed.load(Relaxed) != 0 {
                 // Forked: the child lives or doesn't, whatever its parent does. It may have settled since the look.
@@ -86,7 +88,7 @@ pub(crate) fn is_gone(member: &Member, number: u32) -> Result<bool> {
             }
             // The child says who it is before it takes the slot over.
             let (pid, origin) = slot.process();
-            Ok(pid != keeper.pid.load(Relaxed) && identity::is_gone(pid, origin, 0, false))
+            Ok(pid != keeper.pid.load(Relaxed) && identity::is_gone(pid, origin, None))
         }
         _ => {
             let thread = slot.thread.load(Relaxed);
@@ -95,7 +97,9 @@ pub(crate) fn is_gone(member: &Member, number: u32) -> Result<bool> {
             // Without a list the word tells nothing, and the system is asked each time.
             let listed = slot.life.is_linked();
             let (pid, origin) = slot.process();
-            Ok((marked || !listed) && identity::is_gone(pid, origin, thread, marked))
+            let file = member.windows().file().as_fd();
+            let marked = marked.then_some(MarkedThread { tid: thread, file });
+            Ok((marked.is_some() || !listed) && identity::is_gone(pid, origin, marked))
         }
     }
 }

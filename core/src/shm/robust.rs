@@ -5,7 +5,8 @@
 //! 0                    free                                     any: CAS to its thread id
 //! tid                  held, nobody sleeps                      holder: to 0; any other: sets WAITERS, sleeps
 //! tid | WAITERS        held, somebody may sleep                 holder: to 0 and wakes one
-//! OWNER_DIED (|WAIT.)  its holder died inside; kernel's mark    any: CAS to its thread id, and repairs
+//! OWNER_DIED (|WAIT.)  its holder died inside; kernel's mark    any: CAS to OWNER_DIED | tid | WAITERS
+//! OWNER_DIED | tid     held by who repairs                      holder: to 0 and wakes one
 //! ```
 //! Whoever gets it after a death gets it with `recovered` set, and repairs what the lock guards before anything else;
 //! if it dies doing so, the next one does. A thread announces one lock at a time to the kernel, so these locks don't
@@ -46,6 +47,11 @@ pub(crate) fn turn() -> Deadline {
 /// the holder is taken to be stopped.
 pub(crate) fn in_passing() -> Deadline {
     Deadline::after(Duration::from_millis(20))
+}
+
+/// The word of a lock that the thread took from the dead: others see until its release that it isn't repaired yet.
+fn repairing(tid: u32) -> u32 {
+    OWNER_DIED | WAITERS | tid
 }
 
 /// A lock that the calling thread holds until this is dropped.
@@ -125,7 +131,7 @@ impl RobustLock {
         }
         thread.announce(&self.node.word);
         // Others may sleep here still, so it is taken as if they did.
-        if !self.node.word.replace(value, thread.tid() | WAITERS) {
+        if !self.node.word.replace(value, repairing(thread.tid())) {
             thread.withdraw();
             return None;
         }
@@ -136,7 +142,7 @@ impl RobustLock {
         })
     }
 
-    /// Whether its holder died and nobody has taken it since.
+    /// Whether its holder died and nobody has repaired since what it left.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.node.word.load(Relaxed) & OWNER_DIED != 0
     }
@@ -156,8 +162,9 @@ impl RobustLock {
             let value = word.load(Relaxed);
             if value & TID == 0 {
                 // Others may sleep here still, so it is taken as if they did.
-                if word.replace(value, tid | WAITERS) {
-                    return Ok(Some(value & OWNER_DIED != 0));
+                let died = value & OWNER_DIED != 0;
+                if word.replace(value, if died { repairing(tid) } else { tid | WAITERS }) {
+                    return Ok(Some(died));
                 }
                 continue;
             }
@@ -171,7 +178,7 @@ impl RobustLock {
                 Wake::Interrupted => return Err(Error::Interrupted),
                 Wake::TimedOut if !thread_exists(value & TID) => {
                     // The kernel didn't mark it: no robust list there, or a lock held inside another.
-                    if word.replace(value | WAITERS, tid | WAITERS) {
+                    if word.replace(value | WAITERS, repairing(tid)) {
                         return Ok(Some(true));
                     }
                 }

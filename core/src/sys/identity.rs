@@ -2,6 +2,7 @@
 
 use rustix::process::{Pid, PidfdFlags};
 use std::fs;
+use std::os::fd::BorrowedFd;
 
 /// The calling process' id.
 pub(crate) fn pid() -> u32 {
@@ -75,13 +76,13 @@ pub(crate) fn origin() -> Origin {
 /// Whether the process `pid` of that origin is gone, so that none of its threads will run again: it exited, was killed
 /// (even if nobody has waited for it yet), or was replaced by exec.
 ///
-/// `marked` says that the kernel has marked the word of its thread `tid`. A few system calls.
-pub(crate) fn is_gone(pid: u32, origin: Origin, tid: u32, marked: bool) -> bool {
+/// `marked` is the thread whose word the kernel has marked, if it has. A few system calls.
+pub(crate) fn is_gone(pid: u32, origin: Origin, marked: Option<MarkedThread<'_>>) -> bool {
     #[cfg(crash_points)]
     if super::dead::is_declared(pid) {
         return true;
     }
-    let Some(raw) = Pid::from_raw(pid.cast_signed()) else {
+    let Some(raw) = process(pid) else {
         return true;
     };
     match rustix::process::pidfd_open(raw, PidfdFlags::empty()) {
@@ -108,15 +109,54 @@ pub(crate) fn is_gone(pid: u32, origin: Origin, tid: u32, marked: bool) -> bool 
     let differs = |then: u64, now: u64| then != 0 && now != 0 && then != now;
     let is_another = differs(origin.started, now.origin.started);
     let was_replaced = differs(origin.stack, now.origin.stack);
-    // Where the stack isn't told: its first thread lives, yet the word was marked. One that ends by itself, while others
-    // run on, is marked a moment before it's a zombie.
-    let lives_on = marked && tid == pid && !now.exits && !matches!(now.state, 'Z' | 'X');
-    is_another || was_replaced || lives_on
+    if is_another || was_replaced {
+        return true;
+    }
+    // Where the stack isn't told, or exec chose the same: a first thread that ends by itself, while others run on, is
+    // marked a moment before it's a zombie, and has no memory to be asked about then.
+    let first_lives = !now.exits && !matches!(now.state, 'Z' | 'X');
+    marked.is_some_and(|marked| {
+        first_lives && (marked.tid == pid || maps(pid, marked.file) == Some(false))
+    })
 }
 
-/// Whether the thread `tid` exists. An id may have gone to another thread since: only for owners that the kernel
-/// doesn't mark.
+/// A thread whose word the kernel has marked, in a file that its process had mapped.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MarkedThread<'a> {
+    pub(crate) tid: u32,
+    pub(crate) file: BorrowedFd<'a>,
+}
+
+/// Whether a process has a file mapped; `None` where it may not be looked into. Source: proc_pid_maps(5).
+fn maps(pid: u32, file: BorrowedFd<'_>) -> Option<bool> {
+    let stat = rustix::fs::fstat(file).ok()?;
+    let (major, minor) = (
+        rustix::fs::major(stat.st_dev),
+        rustix::fs::minor(stat.st_dev),
+    );
+    let (device, inode) = (format!("{major:02x}:{minor:02x}"), stat.st_ino.to_string());
+    let text = fs::read(format!("/proc/{pid}/maps")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let is_it = |line: &str| {
+        let mut fields = line.split_ascii_whitespace().skip(3);
+        fields.next() == Some(&device) && fields.next() == Some(&inode)
+    };
+    (!text.is_empty()).then(|| text.lines().any(is_it))
+}
+
+/// Whether the thread `tid` exists, and has not ended. An id may have gone to another thread since: only for owners
+/// that the kernel doesn't mark.
 pub(crate) fn thread_exists(tid: u32) -> bool {
-    Pid::from_raw(tid.cast_signed())
-        .is_some_and(|raw| rustix::process::test_kill_process(raw) != Err(rustix::io::Errno::SRCH))
+    match stat(tid) {
+        // A process that nobody has waited for keeps the id of its first thread.
+        Some(now) => !matches!(now.state, 'Z' | 'X'),
+        None => process(tid).is_some_and(|raw| {
+            rustix::process::test_kill_process(raw) != Err(rustix::io::Errno::SRCH)
+        }),
+    }
+}
+
+/// The id of a process as the system wants it; `None` for a number that can't be one.
+fn process(pid: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(pid).ok()?)
 }

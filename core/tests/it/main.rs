@@ -13,6 +13,8 @@ mod attach;
 mod child;
 #[cfg(crash_points)]
 mod crash;
+#[cfg(crash_points)]
+mod getter;
 mod lock;
 mod process;
 mod queue;

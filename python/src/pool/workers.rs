@@ -113,9 +113,10 @@ impl Shared {
         }
         let gone = std::mem::take(&mut *lock(&self.gone));
         for (worker, code) in gone {
-            self.core
-                .exited(WorkerId(worker), Exit::Code(code))
-                .map_err(raise)?;
+            let told = self.core.exited(WorkerId(worker), Exit::Code(code));
+            if !told.map_err(raise)? {
+                lock(&self.gone).push((worker, code));
+            }
         }
         self.carry_out(py, false)
     }

@@ -311,7 +311,9 @@ impl Shared {
         }
         let gone = std::mem::take(&mut *lock(&self.gone));
         for (worker, exit) in gone {
-            self.core.exited(worker, exit).map_err(failed)?;
+            if !self.core.exited(worker, exit.clone()).map_err(failed)? {
+                lock(&self.gone).push((worker, exit));
+            }
         }
         let arena = tree::arena()?;
         retry(|| arena.reap()).map_err(failed)?;
