@@ -160,3 +160,45 @@ pub(crate) fn thread_exists(tid: u32) -> bool {
 fn process(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{maps, pid, thread_exists};
+    use crate::sys::mapping::{self, Mapping};
+    use std::os::fd::AsFd;
+    use std::process::{Command, Stdio};
+
+    /// A program that ends when its standard input does.
+    fn another() -> std::process::Child {
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        command.spawn().unwrap()
+    }
+
+    #[test]
+    fn a_program_that_came_by_exec_has_not_the_arena_mapped() {
+        let file = mapping::create().unwrap();
+        let mapped = Mapping::new(&file, 0, 4096).unwrap();
+        // Back from spawn it has exec'ed.
+        let mut other = another();
+        assert_eq!(maps(pid(), file.as_fd()), Some(true));
+        assert_eq!(maps(other.id(), file.as_fd()), Some(false));
+        drop(mapped);
+        assert_eq!(maps(pid(), file.as_fd()), Some(false));
+        drop(other.stdin.take());
+        other.wait().unwrap();
+        assert_eq!(maps(other.id(), file.as_fd()), None);
+    }
+
+    #[test]
+    fn the_thread_of_a_zombie_has_ended() {
+        let mut other = another();
+        assert!(thread_exists(other.id()) && thread_exists(pid()));
+        drop(other.stdin.take());
+        // A zombie until it is waited for.
+        while thread_exists(other.id()) {
+            std::thread::yield_now();
+        }
+        other.wait().unwrap();
+    }
+}
