@@ -27,9 +27,15 @@ pub enum Error {
         /// The noun of what is closed.
         what: &'static str,
     },
-    /// Shared memory contradicts itself, or something that was to survive its holder did not.
+    /// Something contradicts itself. Of calls on the arena only a census says so; any other poisons it.
     Broken {
         /// What contradicts itself.
+        what: &'static str,
+    },
+    /// The arena has contradicted itself, in this process or in another: nothing in it can be relied on any more, and every
+    /// call says so. Python: `RuntimeError`.
+    Poisoned {
+        /// What contradicted itself.
         what: &'static str,
     },
     /// Bytes from a peer, a parent or a file are not what their format allows.
@@ -69,6 +75,10 @@ impl fmt::Display for Error {
             Self::Interrupted => f.write_str("a signal handler ran"),
             Self::Closed { what } => write!(f, "the {what} is closed"),
             Self::Broken { what } => write!(f, "{what} in shared memory contradicts itself"),
+            Self::Poisoned { what } => write!(
+                f,
+                "the shared memory of this tree of processes is poisoned: {what} contradicted itself"
+            ),
             Self::Malformed { what, at } => write!(f, "malformed {what} at byte {at}"),
             Self::TooLong { length, limit } => {
                 write!(f, "{length} bytes exceed the limit of {limit}")

@@ -25,7 +25,7 @@ pub(crate) fn raise(error: Error) -> PyErr {
         Error::Exhausted { .. } => PyOSError::new_err((EAGAIN, text)),
         Error::Malformed { .. } => PyOSError::new_err((EPROTO, text)),
         Error::Interrupted => PyInterruptedError::new_err(text),
-        Error::Broken { .. } => PyRuntimeError::new_err(text),
+        Error::Broken { .. } | Error::Poisoned { .. } => PyRuntimeError::new_err(text),
         Error::Closed { .. } | Error::TooLong { .. } | Error::Misuse { .. } => {
             PyValueError::new_err(text)
         }

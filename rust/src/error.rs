@@ -22,8 +22,8 @@ pub enum ErrorKind {
     Os,
     /// The queue or the pool was closed, or nobody holds the object any more.
     Closed,
-    /// Shared memory contradicts itself.
-    Broken,
+    /// Shared memory has contradicted itself, in this process or in another: no call on it works any more.
+    Poisoned,
     /// Bytes are not what their format allows.
     Malformed,
     /// More bytes than the limit.
@@ -61,7 +61,7 @@ impl Error {
             Core::Os { .. } => ErrorKind::Os,
             Core::Closed { .. } => ErrorKind::Closed,
             // Every wait goes through `retry`, so none is left to be seen.
-            Core::Interrupted | Core::Broken { .. } => ErrorKind::Broken,
+            Core::Interrupted | Core::Broken { .. } | Core::Poisoned { .. } => ErrorKind::Poisoned,
             Core::Malformed { .. } => ErrorKind::Malformed,
             Core::TooLong { .. } => ErrorKind::TooLong,
             Core::Exhausted { .. } => ErrorKind::Exhausted,

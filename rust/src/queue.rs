@@ -81,7 +81,7 @@ impl<T: ?Sized> Queue<T> {
     /// Closes it for every process: nothing can be put any more, and what is in it can still be got.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn close(&self) -> Result<()> {
         self.core.close().map_err(looked)
     }
@@ -89,7 +89,7 @@ impl<T: ?Sized> Queue<T> {
     /// Values that were put and not got, at this moment.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn len(&self) -> Result<u64> {
         self.core.len().map_err(looked)
     }
@@ -97,7 +97,7 @@ impl<T: ?Sized> Queue<T> {
     /// Whether no value waits, at this moment.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn is_empty(&self) -> Result<bool> {
         self.core.is_empty().map_err(looked)
     }
@@ -105,7 +105,7 @@ impl<T: ?Sized> Queue<T> {
     /// The most values that it holds; `None` for any number.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn capacity(&self) -> Result<Option<u32>> {
         self.core.capacity().map_err(looked)
     }
@@ -113,7 +113,7 @@ impl<T: ?Sized> Queue<T> {
     /// Values that were lost with a getter that had taken them when it was killed.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn lost(&self) -> Result<u64> {
         self.core.lost().map_err(looked)
     }

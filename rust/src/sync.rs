@@ -119,7 +119,7 @@ impl Lock {
     /// Whether anybody holds it, at this moment.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn is_held(&self) -> Result<bool> {
         self.0
             .is_held()

@@ -151,7 +151,7 @@ impl<T, X: Clone> Driver<T, X> {
     /// Not done by dropping it, since a fork's child drops its copy of a pool that is the parent's.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn dismiss(&self) -> Result<()> {
         self.tasks.close()
     }
@@ -206,7 +206,7 @@ impl<T, X: Clone> Driver<T, X> {
     /// tasks: to be called again.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn exited(&self, worker: WorkerId, how: X) -> Result<bool> {
         // A taker that died in the middle has claimed and taken, or neither, only after this.
         if !self.tasks.settle()? {
@@ -232,7 +232,7 @@ impl<T, X: Clone> Driver<T, X> {
     /// workers that wait for one leave.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn next_action(&self) -> Result<Option<Action<T, X>>> {
         let action = self.brain().scheduler.next_action();
         if matches!(action, Some(Action::Stop | Action::Kill)) {

@@ -54,16 +54,18 @@ impl Claim {
     /// What was claimed last and not cleared since; 0: nothing.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn value(&self) -> Result<u64> {
+        self.handle.member().sound()?;
         Ok(self.handle.state().value.load(Acquire))
     }
 
     /// Says that nothing is claimed.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn clear(&self) -> Result<()> {
+        self.handle.member().sound()?;
         self.handle.state().value.store(0, Release);
         Ok(())
     }

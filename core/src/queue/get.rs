@@ -38,7 +38,7 @@ impl Queue {
             return Ok(None);
         };
         if let Some(extent) = taken.extent {
-            extent.append_to(&mut bytes)?;
+            self.handle.member().judged(extent.append_to(&mut bytes))?;
         }
         Ok(Some(Message {
             tag: taken.tag,
@@ -52,7 +52,8 @@ impl Queue {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn get_into(&self, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<Option<Taken>> {
-        self.get_with(buffer, None, deadline)
+        let got = self.get_with(buffer, None, deadline);
+        self.handle.member().judged(got)
     }
 
     /// As [`get_into`](Self::get_into), and notes the first eight bytes of the message, as a little-endian number,
@@ -66,7 +67,8 @@ impl Queue {
         buffer: &mut Vec<u8>,
         deadline: Deadline,
     ) -> Result<Option<Taken>> {
-        self.get_with(buffer, Some(claim), deadline)
+        let got = self.get_with(buffer, Some(claim), deadline);
+        self.handle.member().judged(got)
     }
 
     /// Takes the next message if there is one and nobody else is at it: never sleeps, yields or pauses. `None` says
@@ -75,6 +77,11 @@ impl Queue {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn try_get_into(&self, buffer: &mut Vec<u8>) -> Result<Option<Taken>> {
+        let got = self.get_at_once(buffer);
+        self.handle.member().judged(got)
+    }
+
+    fn get_at_once(&self, buffer: &mut Vec<u8>) -> Result<Option<Taken>> {
         let state = self.entered()?;
         loop {
             let Some(held) = state.get_lock.try_lock() else {
@@ -128,6 +135,7 @@ impl Queue {
             let Some(held) = self.lock_get(state, patience)? else {
                 return Ok(None);
             };
+            member.sound()?;
             match self.look(state, buffer, claim)? {
                 Found::Taken(taken, losing) => {
                     self.leave(state, held, losing);
@@ -328,7 +336,11 @@ impl Queue {
         if self.patience.wait(ready)? {
             return Ok(true);
         }
-        let ready = || Ok(ready()? || state.closed.load(Acquire) != 0);
+        let ready = || {
+            // Whoever poisons the arena rings after that.
+            self.handle.member().sound()?;
+            Ok(ready()? || state.closed.load(Acquire) != 0)
+        };
         Ok(state.more.sleep_unless(ready, deadline)? == Rung::Look || ready()?)
     }
 }

@@ -96,7 +96,7 @@ impl Queue {
     /// Its name, for a message: from now on the queue lives until the tree ends.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn escape(&self) -> Result<ObjectName> {
         self.handle.escape()?;
         Ok(self.handle.name())
@@ -105,9 +105,9 @@ impl Queue {
     /// Messages that were put and not got, at this moment.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn len(&self) -> Result<u64> {
-        let state = self.state();
+        let state = self.seen()?;
         let got = state.get.count.load(Acquire);
         Ok(state.put.count.load(Acquire).saturating_sub(got))
     }
@@ -115,7 +115,7 @@ impl Queue {
     /// Whether no message waits, at this moment.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }
@@ -123,24 +123,24 @@ impl Queue {
     /// The most messages that it holds; `None` for any number.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn capacity(&self) -> Result<Option<u32>> {
-        let capacity = self.state().capacity.load(Relaxed);
+        let capacity = self.seen()?.capacity.load(Relaxed);
         Ok((capacity != 0).then_some(capacity))
     }
 
     /// Messages that were lost with a getter that had taken them.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn lost(&self) -> Result<u64> {
-        Ok(self.state().lost.load(Relaxed))
+        Ok(self.seen()?.lost.load(Relaxed))
     }
 
     /// Closes it for every process: nothing can be put any more, and what is in it can still be got.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn close(&self) -> Result<()> {
         let state = self.entered()?;
         state.closed.store(1, Release);
@@ -152,18 +152,20 @@ impl Queue {
     /// Whether it was closed.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn is_closed(&self) -> Result<bool> {
-        Ok(self.state().closed.load(Acquire) != 0)
+        Ok(self.seen()?.closed.load(Acquire) != 0)
     }
 
     /// Repairs now what a dead process left half done, rather than at the next put or get. False when another process
     /// is at it already, or stopped in the middle: then ask again later. Never waits.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn settle(&self) -> Result<bool> {
-        layout::settle(self.handle.member(), self.handle.name().offset)
+        let member = self.handle.member();
+        member.sound()?;
+        member.judged(layout::settle(member, self.handle.name().offset))
     }
 
     /// The state, for who puts something in or takes something out.
@@ -173,6 +175,13 @@ impl Queue {
     #[inline]
     fn entered(&self) -> Result<&QueueState> {
         self.handle.member().place()?;
+        Ok(self.state())
+    }
+
+    /// The state, for a look.
+    #[inline]
+    fn seen(&self) -> Result<&QueueState> {
+        self.handle.member().sound()?;
         Ok(self.state())
     }
 
@@ -195,8 +204,16 @@ impl Clone for Queue {
 pub(crate) const RECOVERY: Recovery = Recovery {
     kind: kind::QUEUE,
     repair: repair_after,
+    wake,
     locks: true,
 };
+
+fn wake(member: &Member, offset: u64) -> Result<()> {
+    let state: &QueueState = member.at(offset + OBJECT_HEADER)?;
+    state.more.ring_for_all();
+    state.room.ring_for_all();
+    Ok(())
+}
 
 fn repair_after(member: &Member, offset: u64, _gone: Gone) -> Result<()> {
     // One that another process has begun doesn't hinder: what it may still take over isn't the dead one's.

@@ -70,6 +70,12 @@ impl Queue {
     /// `Closed` when the queue was closed, `Interrupted` when a signal handler ran while it slept, `Os` or
     /// `Exhausted` when there is no memory for it. After an error the message is not in the queue.
     pub fn put(&self, tag: u8, parts: &[&[u8]], deadline: Deadline) -> Result<Put> {
+        let put = self.put_parts(tag, parts, deadline);
+        self.handle.member().judged(put)
+    }
+
+    #[inline]
+    fn put_parts(&self, tag: u8, parts: &[&[u8]], deadline: Deadline) -> Result<Put> {
         let length = parts.iter().map(|part| part.len() as u64).sum();
         if length <= INLINE_MAX {
             return self.put_record(Record::Inline { tag, length }, parts, None, deadline);
@@ -111,7 +117,8 @@ impl Queue {
         if !fits || !state.has_room() || state.closed.load(Acquire) != 0 {
             return Ok(false);
         }
-        self.publish(state, position, record, parts, None)?;
+        let published = self.publish(state, position, record, parts, None);
+        self.handle.member().judged(published)?;
         drop(held);
         state.more.ring();
         Ok(true)
@@ -261,6 +268,7 @@ impl Queue {
     fn wait_for_room(&self, state: &QueueState, deadline: Deadline) -> Result<Room> {
         let ready = || Ok(state.has_room());
         loop {
+            self.handle.member().sound()?;
             if state.closed.load(Acquire) != 0 {
                 return Err(Error::Closed { what: "queue" });
             }

@@ -16,7 +16,7 @@ use crate::sys::{identity, mapping, robust};
 use crate::{Deadline, Error, Result};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The memory that a tree of processes shares, and this process' place among them.
 ///
@@ -49,6 +49,8 @@ pub(crate) struct Member {
     references: Mutex<References>,
     /// Some of that is to be given back, as soon as the allocator's lock can be had.
     owes: AtomicBool,
+    /// What has poisoned the arena, once this process has noticed.
+    poison: OnceLock<&'static str>,
 }
 
 impl Arena {
@@ -56,7 +58,7 @@ impl Arena {
     /// objects when a process dies.
     pub(crate) fn found(recoveries: &'static [Recovery]) -> Result<Self> {
         let file = mapping::create()?;
-        // The file's first extent, so that the window has an end within the file.
+        mapping::lengthen(&file, window_bytes(0))?;
         mapping::allocate(&file, 0, FIRST_ALLOCATED * PAGE)?;
         let member = Member::new(file, recoveries);
         let header = member.header()?;
@@ -113,7 +115,7 @@ impl Arena {
             return Err(TOKEN);
         }
         let file = mapping::inherit(descriptor)?;
-        if mapping::extent(&file)?.length < FIRST_ALLOCATED * PAGE {
+        if mapping::extent(&file)?.length < window_bytes(0) {
             return Err(OTHER);
         }
         let arena = Self {
@@ -130,6 +132,7 @@ impl Arena {
                 what: "the inherited arena was made by another build of procession",
             });
         }
+        arena.inner.sound()?;
         let settled = arena.inner.settle_in(slot, generation, turn());
         if settled == Err(Error::Interrupted) {
             // The call is to be made again with the same token, so the descriptor stays open.
@@ -161,9 +164,10 @@ impl Arena {
     /// next, goes on with it.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself, `Interrupted` when a signal handler ran while it waited.
+    /// `Poisoned` when the arena contradicts itself, `Interrupted` when a signal handler ran while it waited.
     pub fn reap(&self) -> Result<()> {
-        super::recovery::reap(&self.inner)
+        self.inner.sound()?;
+        self.inner.judged(super::recovery::reap(&self.inner))
     }
 }
 
@@ -176,7 +180,12 @@ impl Member {
             generation: AtomicU32::new(0),
             references: Mutex::default(),
             owes: AtomicBool::new(false),
+            poison: OnceLock::new(),
         }
+    }
+
+    pub(super) fn poison_text(&self) -> &OnceLock<&'static str> {
+        &self.poison
     }
 
     pub(super) fn recoveries(&self) -> &'static [Recovery] {
@@ -245,9 +254,11 @@ impl Member {
     /// The number of this process' slot, for what only a member may do.
     ///
     /// # Errors
-    /// `Misuse` in a forked child for which the tree had no place: it shares nothing with its parent.
+    /// `Misuse` in a forked child for which the tree had no place: it shares nothing with its parent. `Poisoned` once the
+    /// arena has contradicted itself.
     #[inline]
     pub(crate) fn place(&self) -> Result<u32> {
+        self.sound()?;
         match self.slot() {
             0 => Err(Error::Misuse {
                 what: "this forked process has no place in the tree of its parent",

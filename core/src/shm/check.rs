@@ -36,6 +36,7 @@ impl Arena {
     /// `Broken` with what contradicts what; `Interrupted` when a signal handler ran while it waited.
     pub fn census(&self) -> Result<Census> {
         let member = &*self.inner;
+        member.sound()?;
         let mut census = Census::default();
         let _held = blocks::lock_untimed(member)?;
         let mut living = HashSet::new();

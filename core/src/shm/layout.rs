@@ -74,6 +74,9 @@ pub(crate) const SLAB_PAGES: u64 = 16;
 /// Size classes of blocks: 256 bytes, and each one twice the one before.
 pub(crate) const CLASSES: usize = 5;
 
+/// Bytes of the text that says what has poisoned the arena.
+pub(crate) const POISON_TEXT: usize = 64;
+
 shared! {
     /// The first 2 KiB of the arena.
     Header: 2048 {
@@ -109,7 +112,12 @@ shared! {
         /// Offsets of runs freed last, newest first from `recent_next` down. Hints.
         recent: [Cell; RECENT],
         recent_next: Cell,
-        _reserved: [Cell; 205],
+        /// Not zero: the arena has contradicted itself.
+        poison: Word,
+        _pad_3: Word,
+        /// What contradicted itself, in UTF-8, up to the first zero.
+        poison_text: [Cell; POISON_TEXT / 8],
+        _reserved: [Cell; 196],
     }
 }
 

@@ -14,6 +14,7 @@ mod family;
 pub(crate) mod layout;
 pub(crate) mod object;
 mod pages;
+mod poison;
 pub(crate) mod recovery;
 pub(crate) mod robust;
 mod slots;

@@ -61,7 +61,7 @@ impl<T: Shared> Handle<T> {
     /// Makes an object of `kind` with a state that is all zero, held by this process.
     pub(crate) fn new(arena: &Arena, kind: u32) -> Result<Self> {
         let member = &arena.inner;
-        let name = blocks::create(member, kind, size_of::<T>() as u64)?;
+        let name = member.judged(blocks::create(member, kind, size_of::<T>() as u64))?;
         let first = (name.serial, 1);
         member.references().1.objects.insert(name.offset, first);
         let found = Found::new(arena, name.offset + OBJECT_HEADER);
@@ -75,8 +75,17 @@ impl<T: Shared> Handle<T> {
     /// `Closed` when the object is gone, `Malformed` when the name is of another kind or of none.
     pub(crate) fn open(arena: &Arena, kind: u32, name: ObjectName) -> Result<Self> {
         let member = &arena.inner;
-        let state = Found::new(arena, name.offset.saturating_add(OBJECT_HEADER))?;
-        while !count_one(member, name)? {
+        member.sound()?;
+        let state = Found::new(arena, name.offset.saturating_add(OBJECT_HEADER));
+        // The name is the caller's: where it leads to nothing, it isn't the arena that contradicts itself.
+        let state = state.map_err(|error| match error {
+            Error::Broken { .. } => Error::Malformed {
+                what: "name of an object",
+                at: 0,
+            },
+            error => error,
+        })?;
+        while !member.judged(count_one(member, name))? {
             // Waits without the gate, which others pass to drop what they have.
             drop(blocks::lock_untimed(member)?);
         }
@@ -164,7 +173,7 @@ fn let_go(member: &Member, name: ObjectName) {
     let (_through, mut references) = member.references();
     if references.drop_one(name) {
         // Nobody could be told; what isn't given back now is when this process is gone.
-        let _ = blocks::give_back_mine(member, &mut references);
+        let _ = member.judged(blocks::give_back_mine(member, &mut references));
     }
 }
 

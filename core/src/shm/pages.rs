@@ -363,6 +363,8 @@ fn add_window(member: &Member) -> Result<()> {
         });
     }
     let (start, table) = (window_start(window), table_pages(window));
+    // First of all: whoever maps the window finds all of it within the file.
+    mapping::lengthen(member.windows().file(), start + window_bytes(window))?;
     mapping::allocate(member.windows().file(), start, table * PAGE)?;
     let first = start / PAGE;
     let pages = window_bytes(window) / PAGE;

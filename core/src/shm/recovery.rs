@@ -41,6 +41,8 @@ pub(crate) struct Recovery {
     pub(crate) kind: u32,
     /// Repairs what the process left half done in the object at that offset. Safe to do twice.
     pub(crate) repair: fn(&Member, u64, Gone) -> Result<()>,
+    /// Wakes whoever sleeps on it, for good.
+    pub(crate) wake: fn(&Member, u64) -> Result<()>,
     /// It takes locks: it is called without the allocator's, so only for objects that the process held, since others
     /// may go meanwhile.
     pub(crate) locks: bool,
@@ -198,6 +200,7 @@ mod tests {
                 TOUCHED.lock().unwrap().push(offset);
                 Ok(())
             },
+            wake: |_, _| Ok(()),
             locks: true,
         }];
         let arena = Arena::found(&RECOVERIES).unwrap();

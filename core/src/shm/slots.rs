@@ -29,7 +29,9 @@ impl Arena {
     /// # Errors
     /// `Exhausted` when the tree has 1023 processes already; `Interrupted` when a signal handler ran while it waited.
     pub fn reserve(&self) -> Result<ChildSlot> {
-        let (slot, generation) = claim(&self.inner, self.inner.place()?, None, turn())?;
+        let member = &*self.inner;
+        let claimed = claim(member, member.place()?, None, turn());
+        let (slot, generation) = member.judged(claimed)?;
         Ok(ChildSlot {
             arena: self.clone(),
             slot,
@@ -68,7 +70,9 @@ impl ChildSlot {
     /// # Errors
     /// `Closed` when nobody holds the object any more; `Interrupted` when a signal handler ran while it waited.
     pub fn give(&self, name: ObjectName) -> Result<()> {
-        let held = object::hold(&self.arena.inner, name, self.slot, turn())?;
+        let member = &*self.arena.inner;
+        member.sound()?;
+        let held = member.judged(object::hold(member, name, self.slot, turn()))?;
         held.then_some(()).ok_or(Error::Interrupted)
     }
 }
@@ -76,7 +80,8 @@ impl ChildSlot {
 impl Drop for ChildSlot {
     fn drop(&mut self) {
         // A place that can't be given back now is given back when this process is gone.
-        let _ = give_back(&self.arena.inner, self.slot, self.generation);
+        let member = &*self.arena.inner;
+        let _ = member.judged(give_back(member, self.slot, self.generation));
     }
 }
 

@@ -14,7 +14,7 @@
 use super::Arena;
 use super::layout::{WINDOWS, index, window_bytes, window_of, window_start};
 use crate::sys::gate::Gate;
-use crate::sys::mapping::Mapping;
+use crate::sys::mapping::{self, Mapping};
 use crate::sys::robust::Node;
 use crate::sys::word::{Cell, Word, point};
 use crate::{Error, Result};
@@ -180,6 +180,12 @@ impl Windows {
     #[cold]
     fn map(&self, window: usize) -> Result<*mut u8> {
         let start = window_start(window);
+        // Past the file's end there is nothing to map: touching it would be SIGBUS.
+        if mapping::extent(&self.file)?.length < start + window_bytes(window) {
+            return Err(Error::Broken {
+                what: "an offset in a window that isn't there",
+            });
+        }
         let mapping = Mapping::new(self.file.as_fd(), start, index(window_bytes(window)))?;
         let base = mapping.base().as_ptr().wrapping_sub(index(start));
         let null = std::ptr::null_mut();

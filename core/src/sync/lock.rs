@@ -100,7 +100,7 @@ impl Lock {
     /// Its name, for a message: from now on the lock lives until the tree ends.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn escape(&self) -> Result<ObjectName> {
         self.handle.escape()?;
         Ok(self.handle.name())
@@ -122,14 +122,14 @@ impl Lock {
         if word.replace(0, me) {
             return Ok(Acquired::Clean);
         }
-        acquire_slow(member, word, me, deadline)
+        member.judged(acquire_slow(member, word, me, deadline))
     }
 
     /// Takes the lock if it is free: one compare-exchange, and no look at anything else. False says that only
     /// [`acquire`](Self::acquire) can tell whether it can be had.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     #[inline]
     pub fn try_acquire(&self) -> Result<bool> {
         let me = self.handle.member().owner_id()?;
@@ -159,8 +159,9 @@ impl Lock {
     /// Whether anybody holds it, at this moment.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn is_held(&self) -> Result<bool> {
+        self.handle.member().sound()?;
         let value = self.handle.state().word.load(Relaxed) & !WAITERS;
         Ok(value != 0 && value != DIED)
     }
@@ -189,6 +190,7 @@ fn acquire_slow(member: &Member, word: &Word, me: u32, deadline: Deadline) -> Re
             }
             continue;
         }
+        member.sound()?;
         if deadline.passed() {
             return Ok(Acquired::TimedOut);
         }
@@ -252,8 +254,17 @@ impl Member {
 pub(crate) const RECOVERY: Recovery = Recovery {
     kind: kind::LOCK,
     repair: bereave,
+    wake,
     locks: false,
 };
+
+fn wake(member: &Member, offset: u64) -> Result<()> {
+    member
+        .at::<LockState>(offset + OBJECT_HEADER)?
+        .word
+        .wake(u32::MAX);
+    Ok(())
+}
 
 fn bereave(member: &Member, offset: u64, gone: Gone) -> Result<()> {
     let word = &member.at::<LockState>(offset + OBJECT_HEADER)?.word;

@@ -55,17 +55,29 @@ pub(crate) fn copy(file: impl AsFd) -> Result<OwnedFd> {
         .map_err(|errno| failed("fcntl(F_DUPFD_CLOEXEC)", errno))
 }
 
-/// Gives `bytes` at `offset` memory of their own, so that touching them can't fail later.
+/// Makes the file `length` bytes long, if it is shorter. What is new has no memory yet, and reads as zero.
 ///
 /// # Errors
-/// `Os` with ENOSPC, ENOMEM or EFBIG when there is no memory for them, or the limit of file size forbids them.
-pub(crate) fn allocate(file: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
-    const CALL: &str = "fallocate";
+/// `Os` with EFBIG when the limit of file size forbids that.
+pub(crate) fn lengthen(file: impl AsFd, length: u64) -> Result<()> {
+    const CALL: &str = "ftruncate";
+    if extent(&file)?.length >= length {
+        return Ok(());
+    }
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
-    if limit.is_some_and(|limit| offset + bytes > limit) {
+    if limit.is_some_and(|limit| length > limit) {
         // The call itself would send SIGXFSZ, which kills.
         return Err(failed(CALL, rustix::io::Errno::FBIG));
     }
+    rustix::fs::ftruncate(&file, length).map_err(|errno| failed(CALL, errno))
+}
+
+/// Gives `bytes` at `offset` within the file memory of their own, so that touching them can't fail later.
+///
+/// # Errors
+/// `Os` with ENOSPC or ENOMEM when there is no memory for them.
+pub(crate) fn allocate(file: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
+    const CALL: &str = "fallocate";
     loop {
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), offset, bytes) {
             Err(rustix::io::Errno::INTR) => {}

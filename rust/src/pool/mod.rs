@@ -214,7 +214,7 @@ impl Pool {
     /// Takes no more tasks; the workers leave when all is done that was submitted.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn close(&self) -> Result<()> {
         self.shared.close()
     }
@@ -222,7 +222,7 @@ impl Pool {
     /// Kills the workers; every task that isn't done fails with `Terminated`.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn terminate(&self) -> Result<()> {
         self.shared.terminate()
     }

@@ -151,7 +151,7 @@ impl<R> AsyncResult<R> {
     /// Waits for at most so long, and says whether the result is there.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn wait_timeout(&self, timeout: Duration) -> Result<bool> {
         self.pool
             .drive(&|| self.job.is_ready(), Deadline::after(timeout))
@@ -160,7 +160,7 @@ impl<R> AsyncResult<R> {
     /// Whether the result is there: delivers what has come, and never waits.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn is_ready(&self) -> Result<bool> {
         self.wait_timeout(Duration::ZERO)
     }
@@ -191,7 +191,7 @@ impl<R> MapResult<R> {
     /// Waits for at most so long, and says whether the results are there.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn wait_timeout(&self, timeout: Duration) -> Result<bool> {
         self.pool
             .drive(&|| self.job.is_ready(), Deadline::after(timeout))
@@ -200,7 +200,7 @@ impl<R> MapResult<R> {
     /// Whether the results are there: delivers what has come, and never waits.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn is_ready(&self) -> Result<bool> {
         self.wait_timeout(Duration::ZERO)
     }
