@@ -121,7 +121,7 @@ mod tests {
             ("try_put", other.try_put(0, &[b"more"]).map(drop)),
             ("len", other.len().map(drop)),
             ("close", other.close()),
-            ("settle", other.settle()),
+            ("settle", other.settle().map(drop)),
             ("acquire", lock.acquire(Deadline::NEVER).map(drop)),
             ("release", lock.release()),
             ("is_held", lock.is_held().map(drop)),

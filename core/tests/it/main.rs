@@ -10,6 +10,8 @@
 )]
 
 mod attach;
+#[cfg(crash_points)]
+mod bytes;
 mod child;
 #[cfg(crash_points)]
 mod crash;
