@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Os,
     /// The queue or the pool was closed, or nobody holds the object any more.
     Closed,
+    /// The pool has given up: its workers die as they start.
+    Broken,
     /// Shared memory has contradicted itself, in this process or in another: no call on it works any more.
     Poisoned,
     /// Bytes are not what their format allows.
