@@ -5,7 +5,7 @@ mod pool;
 
 pub(crate) use operations::{Effect, OPERATIONS, Operation};
 
-use crate::child::{fork, until_empty};
+use crate::child::{fork, until};
 use operations::LARGE;
 use pool::Pool;
 use procession_core::shm::Snapshot;
@@ -57,6 +57,8 @@ pub(crate) struct Found {
     pub(crate) lost: u64,
     pub(crate) claimed: u64,
     pub(crate) closed: bool,
+    /// Bytes that objects have when all messages are gone: what an operation leaves behind would be seen here.
+    pub(crate) linked_bytes: u64,
 }
 
 /// The number of the message that an operation puts.
@@ -181,36 +183,50 @@ impl Scene {
     /// returned: its effect must be there.
     pub(crate) fn judge(self, op: &Operation, when: &str, done: bool, users: Users) -> Found {
         let what = format!("{}, {when}", op.name);
+        let mut counted = None;
         if users == Users::HereRecovered {
             self.arena.reap().unwrap();
             self.arena.census().unwrap();
+            counted = Some(self.queue.len().unwrap());
         }
         let mut numbers = self.use_queue(op.effect, users);
+        let got = numbers.len() as u64;
+        assert!(
+            counted.is_none_or(|counted| counted == got),
+            "{what}: {got} of {counted:?}"
+        );
         let mut lost = self.queue.lost().unwrap();
         if op.effect == Effect::Answers {
             let [answered, dead] = self.pool().bury(&self.arena);
             (numbers, lost) = (answered, dead.len() as u64);
         }
         self.arena.reap().unwrap();
+        if users == Users::Fresh {
+            // A child that it forked may live for a moment.
+            let alone = || {
+                self.arena.reap().unwrap();
+                self.arena.census().unwrap().processes == 1
+            };
+            until("it to be alone", alone);
+        }
         if op.effect == Effect::Submits {
             numbers = self.pool().tasks();
         }
         drop(self.arena.reserve().unwrap());
-        self.arena.census().unwrap();
+        let left = self.arena.census().unwrap();
+        assert_eq!((left.processes, left.owned_bytes), (1, 0), "{what}");
         let found = Found {
             numbers,
             lost,
             claimed: self.claim.value().unwrap(),
             closed: self.queue.is_closed().unwrap(),
+            linked_bytes: left.linked_bytes,
         };
         self.allows(op.effect, &found, done)
             .unwrap_or_else(|why| panic!("{what}: {why}: {found:?}"));
         assert!(self.queue.is_empty().unwrap(), "{what}");
         let arena = self.arena.clone();
         drop(self);
-        if users == Users::Fresh {
-            until_empty(&arena);
-        }
         arena.reap().unwrap();
         let left = arena.census().unwrap();
         let held = (left.objects, left.linked_bytes, left.owned_bytes);
@@ -235,9 +251,10 @@ impl Scene {
         let seen = Queue::new(&self.arena, None).unwrap();
         by_user(&|| {
             loop {
-                let got = match self.queue.get(soon()) {
+                // All of them are there, so nobody has to wait.
+                let got = match self.queue.get(Deadline::now()) {
                     Err(Error::Closed { .. }) if effect == Effect::Closes => break,
-                    got => got.unwrap().expect("a message in time"),
+                    got => got.unwrap().expect("a message"),
                 };
                 let number = number_of(&got.bytes);
                 if number == LAST {

@@ -151,8 +151,10 @@ impl Plan {
             }
             let replay = format!("OPERATION='{}' STEP={at}", operation.name);
             let found = judge(&scene, stepper, operation, stepper.done, &replay);
-            // What an operation did is never undone.
+            // What an operation did is never undone, and it leaves nothing behind.
             if history.last() != Some(&found) {
+                let first = history.first().unwrap_or(&found);
+                assert_eq!(found.linked_bytes, first.linked_bytes, "{replay}");
                 assert!(!history.contains(&found), "{replay}: {found:?} again");
                 history.push(found.clone());
             }
