@@ -144,20 +144,24 @@ impl Plan {
             let at = stepper.instructions;
             let wanted = match self.recovery {
                 Some(last) => at <= last,
-                None => at >= self.step,
+                // The first one is what the others are compared with.
+                None => at >= self.step || stepper.states == 1,
             };
             if !wanted {
                 return;
             }
             let replay = format!("OPERATION='{}' STEP={at}", operation.name);
-            let found = judge(&scene, stepper, operation, stepper.done, &replay);
-            // What an operation did is never undone, and it leaves nothing behind.
-            if history.last() != Some(&found) {
-                let first = history.first().unwrap_or(&found);
-                assert_eq!(found.linked_bytes, first.linked_bytes, "{replay}");
-                assert!(!history.contains(&found), "{replay}: {found:?} again");
-                history.push(found.clone());
-            }
+            let found = reported(stepper, &replay, || {
+                let found = judge(&scene, stepper, operation, stepper.done, &replay);
+                // What an operation did is never undone, and it leaves nothing behind.
+                if history.last() != Some(&found) {
+                    let first = history.first().unwrap_or(&found);
+                    assert_eq!(found.linked_bytes, first.linked_bytes);
+                    assert!(!history.contains(&found), "{found:?} again");
+                    history.push(found.clone());
+                }
+                found
+            });
             let nth = index(random.below(stepper.states));
             if self.recovery.is_some() {
                 kept.clear();
@@ -198,8 +202,10 @@ impl Plan {
             let step = stepper.instructions;
             if self.recovery.is_none() || step >= self.step {
                 let replay = format!("OPERATION='{}' RECOVERY={at} STEP={step}", operation.name);
-                let found = judge(&scene, stepper, operation, false, &replay);
-                assert_eq!(found, expected, "{replay}");
+                reported(stepper, &replay, || {
+                    let found = judge(&scene, stepper, operation, false, &replay);
+                    assert_eq!(found, expected);
+                });
             }
         });
         let counts = Counts {
@@ -217,19 +223,21 @@ impl Plan {
 }
 
 /// What would follow if the process that is stepped died now: the same, whether others recover it first or not.
-fn judge(scene: &Scene, stepper: &Stepper<'_>, op: &Operation, done: bool, replay: &str) -> Found {
-    let judged = catch_unwind(AssertUnwindSafe(|| {
-        let [recovered, used] = [Users::HereRecovered, Users::Here].map(|users| {
-            let twin = scene.twin(stepper.snapshot());
-            twin.judge(op, replay, done, users)
-        });
-        // An answer that isn't counted yet can be heard only once its worker is recovered (docs/shm.md, 5.13).
-        if op.effect != Effect::Answers {
-            assert_eq!(recovered, used, "recovered first, or used first");
-        }
-        recovered
-    }));
-    judged.unwrap_or_else(|panic| {
+fn judge(scene: &Scene, stepper: &Stepper<'_>, op: &Operation, done: bool, when: &str) -> Found {
+    let [recovered, used] = [Users::HereRecovered, Users::Here].map(|users| {
+        let twin = scene.twin(stepper.snapshot());
+        twin.judge(op, when, done, users)
+    });
+    // An answer that isn't counted yet can be heard only once its worker is recovered (docs/shm.md, 5.13).
+    if op.effect != Effect::Answers {
+        assert_eq!(recovered, used, "recovered first, or used first");
+    }
+    recovered
+}
+
+/// Makes a check; if it fails, says where and how to come there again.
+fn reported<R>(stepper: &Stepper<'_>, replay: &str, check: impl FnOnce() -> R) -> R {
+    catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|panic| {
         println!("state {}, before {}", stepper.states, stepper.place());
         println!("replay, as docs/testing.md has it: {replay} cargo test any_instruction");
         resume_unwind(panic)
