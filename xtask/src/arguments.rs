@@ -16,9 +16,10 @@ pub(crate) struct Arguments {
 }
 
 /// The options that each verb takes; `WORD` stands for the filter.
-const TAKEN: [(&str, &[&str]); 8] = [
+const TAKEN: [(&str, &[&str]); 9] = [
     ("demo", &["--quick", "--python"]),
     ("test", &["WORD"]),
+    ("crash", &[]),
     ("check", &[]),
     ("ci", &[]),
     ("bench", &["--quick", "WORD"]),

@@ -33,6 +33,8 @@ cargo xtask VERB
   demo [--quick] [--python P]   the main job on the standard library, on procession and in Rust, side by side
   test [WORD]                   the tests of Rust, with and without crash points, then those of Python on each
                                 interpreter that is found (3.11 to 3.13); WORD is a filter for both
+  crash                         the engine's processes killed and stopped at each store, and dead after each instruction:
+                                how many of each, and which stores were not reached
   check                         formatting, clippy, documentation, and the rules of the house (tidy)
   ci                            check, demo --quick on each interpreter, a bounded conformance run, test: what CI runs
   bench [--quick] [WORD]        both faces beside their peers and the bare limits
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
 fn perform(verb: &str, arguments: &Arguments) -> (Option<Tally>, Step) {
     let counted = match verb {
         "test" => suite::perform(arguments.word.as_deref()),
+        "crash" => suite::crash(),
         "ci" => ci(),
         _ => return (None, uncounted(verb, arguments)),
     };

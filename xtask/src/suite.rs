@@ -61,6 +61,14 @@ fn crash_walk(word: Option<&str>) -> Command {
     command
 }
 
+/// The two harnesses that kill and stop a process at every store, and at every instruction, with the counts that they
+/// print: how many sites, kills, stops, instructions and states.
+pub(crate) fn crash() -> (Tally, Step) {
+    let mut command = crash_walk(None);
+    command.args(["--test", "it", "--", "crash::", "steps::", "--show-output"]);
+    counted(command)
+}
+
 /// The Python face's tests on one interpreter. A test that hangs must not hang the run: each file has its own
 /// watchdog (docs/testing.md).
 fn face(interpreter: &Interpreter, word: Option<&str>) -> Command {

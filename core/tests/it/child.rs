@@ -59,6 +59,49 @@ impl Child {
     }
 }
 
+/// What a child did last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg(crash_points)]
+pub(crate) enum Change {
+    /// Nothing since the last look.
+    Nothing,
+    Stopped,
+    /// It ended: the exit code, or minus the signal.
+    Ended(i32),
+}
+
+#[cfg(crash_points)]
+impl Child {
+    /// What it did since the last look, or, if `patiently`, what it does next. After its end it must be forgotten.
+    pub(crate) fn look(&self, patiently: bool) -> Change {
+        let mut status = 0;
+        let options = libc::WUNTRACED | if patiently { 0 } else { libc::WNOHANG };
+        // SAFETY: writes one status.
+        let pid = unsafe { libc::waitpid(self.0, &raw mut status, options) };
+        if pid == 0 {
+            Change::Nothing
+        } else if libc::WIFSTOPPED(status) {
+            Change::Stopped
+        } else if libc::WIFSIGNALED(status) {
+            Change::Ended(-libc::WTERMSIG(status))
+        } else {
+            Change::Ended(libc::WEXITSTATUS(status))
+        }
+    }
+
+    /// Whether its first thread sleeps in the kernel, or did a moment ago.
+    pub(crate) fn sleeps(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with('S'))
+    }
+
+    /// Lets go of one that has ended and was waited for.
+    pub(crate) fn forget(self) {
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for Child {
     fn drop(&mut self) {
         // SAFETY: our own child, not reaped yet.

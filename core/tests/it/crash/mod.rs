@@ -1,5 +1,14 @@
 //! Every store of every operation: killed before it, and stopped before it.
 
+mod acts;
+mod case;
+mod companion;
+mod ledger;
+mod sites;
+mod stage;
+mod walk;
+mod workers;
+
 use crate::child::{alone, fork};
 use crate::scene::{OPERATIONS, Scene};
 use procession_core::sys::crash::{self, Action};
@@ -42,19 +51,6 @@ fn a_kill_before_any_store_is_survived() {
         total += killed;
     }
     println!("{total} kills in {} operations", OPERATIONS.len());
-}
-
-#[test]
-fn every_operation_passes_sites() {
-    let _alone = alone();
-    for operation in OPERATIONS {
-        let scene = Scene::new(operation);
-        let sites = crash::sites(|| (operation.run)(&scene));
-        println!("{}:", operation.name);
-        for (file, line) in sites {
-            println!("  {file}:{line}");
-        }
-    }
 }
 
 /// What is done by one process, and waited for by another in its sleep.
