@@ -9,9 +9,9 @@ mod stage;
 mod walk;
 mod workers;
 
-use crate::child::{alone, fork};
+use crate::child::{Change, alone, fork};
 use crate::scene::{OPERATIONS, Scene};
-use procession_core::sys::crash::{self, Action};
+use procession_core::sys::crash::{self, Action, Trigger, Whose};
 use procession_core::{Arena, Deadline, Error, Put, Queue};
 use std::time::Duration;
 
@@ -173,6 +173,46 @@ fn a_child_that_dies_while_it_takes_its_place_leaves_none() {
         assert!(count(&arena) + ANONYMOUS >= free, "before store {n}");
         if ended {
             break;
+        }
+    }
+}
+
+#[test]
+fn an_arena_is_poisoned_whatever_becomes_of_who_says_so() {
+    let _alone = alone();
+    let stores = sites::all().into_iter();
+    let stores: Vec<_> = stores
+        .filter(|store| store.site.0.ends_with("shm/poison.rs"))
+        .collect();
+    assert!(!stores.is_empty());
+    for (store, action) in stores
+        .iter()
+        .flat_map(|store| [(store, Action::Kill), (store, Action::Stop)])
+    {
+        let arena = Arena::create().unwrap();
+        let [queue, other] = [(); 2].map(|()| Queue::new(&arena, None).unwrap());
+        stage::spoil(&arena, &queue);
+        let is_poisoned = |got| matches!(got, Err(Error::Poisoned { .. }));
+        let poisoner = fork(|| {
+            crash::arm_at(Trigger::Site(store.site, 1), action, Whose::Own);
+            assert!(is_poisoned(queue.get(Deadline::now()).map(drop)));
+        });
+        let change = poisoner.look(true);
+        // Whoever comes to the same place says it as well; then everybody hears of it.
+        let timeout = || Deadline::after(Duration::from_millis(60));
+        assert!(is_poisoned(queue.get(timeout()).map(drop)), "{store:?}");
+        assert!(is_poisoned(other.put(0, &[b"more"], timeout()).map(drop)));
+        assert!(is_poisoned(other.get(timeout()).map(drop)));
+        match action {
+            Action::Kill => {
+                assert_eq!(change, Change::Ended(-libc::SIGKILL), "{store:?}");
+                poisoner.forget();
+            }
+            Action::Stop => {
+                assert_eq!(change, Change::Stopped, "{store:?}");
+                poisoner.signal(libc::SIGCONT);
+                poisoner.join();
+            }
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Acts of a process that nobody is beside.
 
 use super::super::ledger::On;
-use super::super::stage::{LARGE, QUARTER, SMALL, again};
+use super::super::stage::{LARGE, QUARTER, SMALL, again, spoil};
 use super::{
     Act, Companion, H, NEVER, NOW, Role, Stage, V, act, drain, fill, make_and_drop,
     make_fill_and_drop, nothing,
 };
-use procession_core::{Arena, Lock, Queue};
+use procession_core::{Arena, Error, Lock, Queue};
 
 /// All of them.
 pub(super) fn acts() -> Vec<Act> {
@@ -183,6 +183,14 @@ fn objects() -> Vec<Act> {
             let arena = Arena::create().unwrap();
             let lock = Lock::new(&arena).unwrap();
             drop((lock, arena));
+        }),
+        alone("poison an arena", nothing, |_| {
+            // One of its own: in the stage's, no call would do anything afterwards.
+            let arena = Arena::create().unwrap();
+            let queue = Queue::new(&arena, None).unwrap();
+            spoil(&arena, &queue);
+            let got = queue.get(NOW());
+            assert!(matches!(got, Err(Error::Poisoned { .. })), "{got:?}");
         }),
         alone("keep a place and give it back", nothing, |s| {
             let place = again(|| s.arena.reserve());
