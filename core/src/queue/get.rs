@@ -1,7 +1,7 @@
 //! The consumers' side.
 
 use super::bell::Rung;
-use super::layout::{self, HEADER, QueueState, Record, SEGMENT, repair_get};
+use super::layout::{self, End, HEADER, POSITION, QueueState, Record, repair_get};
 use super::message::{Extent, Message, Taken};
 use super::put::patient;
 use super::{Claim, Queue};
@@ -21,8 +21,8 @@ enum Found {
     Left(u64),
     /// The root was left behind; look again.
     Again,
-    /// The producers' position must be brought up to date first, without the lock.
-    Unsettled,
+    /// The producers' position must be brought up to date first, without the lock: the consumers are at this one.
+    Unsettled(u64),
 }
 
 impl Queue {
@@ -97,7 +97,7 @@ impl Queue {
                     blocks::free_run(self.handle.member(), segment)?;
                 }
                 Found::Again => {}
-                Found::Nothing | Found::Unsettled => return Ok(None),
+                Found::Nothing | Found::Unsettled(_) => return Ok(None),
             }
         }
     }
@@ -123,6 +123,7 @@ impl Queue {
         let state = self.entered()?;
         let member = self.handle.member();
         let patience = patient(deadline);
+        let mut unsettled = 0;
         // A put that returned has counted its message. Who doesn't wait must not wait for one who sleeps here either.
         if deadline != Deadline::NEVER
             && state.put.count.load(Acquire) <= state.get.count.load(Acquire)
@@ -145,7 +146,10 @@ impl Queue {
                     drop(held);
                     blocks::free_run(member, segment)?;
                 }
-                Found::Unsettled => {
+                // Whoever published the jump there has let go of the lock since.
+                Found::Unsettled(at) if at == unsettled => return Err(POSITION),
+                Found::Unsettled(at) => {
+                    unsettled = at;
                     drop(held);
                     if !self.settle_put(state, patience)? {
                         return Ok(None);
@@ -174,12 +178,12 @@ impl Queue {
             // The last one inside got its message, and hasn't come to clear it, or died outside.
             state.losing.store(0, Relaxed);
         }
-        let position = get.position.load(Relaxed);
+        let (position, left) = get.place()?;
         let record = Record::from_bits(member.at::<Cell>(position)?.load(Acquire))?;
         let body = position + HEADER;
         let (tag, run, length) = match record {
             Record::None => return Ok(Found::Nothing),
-            Record::Jump { segment } => return self.cross(state, segment),
+            Record::Jump { segment } => return self.cross(state, position, left, segment),
             Record::Inline { tag, length } => (tag, 0, length),
             Record::Extent { tag } => {
                 let run = member.at::<Cell>(body)?.load(Relaxed);
@@ -196,7 +200,7 @@ impl Queue {
         if run == 0 {
             member.windows().append(body, bytes, buffer)?;
         }
-        let count = get.count.load(Relaxed) + 1;
+        let count = get.count.load(Relaxed).wrapping_add(1);
         let next = position + record.bytes();
         get.next_position.store(next, Relaxed);
         get.next_count.store(count, Relaxed);
@@ -270,13 +274,16 @@ impl Queue {
 
     /// Goes on to the next segment, and leaves the present one behind.
     #[cold]
-    fn cross(&self, state: &QueueState, segment: u64) -> Result<Found> {
+    fn cross(&self, state: &QueueState, position: u64, left: u64, segment: u64) -> Result<Found> {
         let get = &state.get;
-        let left = get.segment.load(Relaxed);
         let producers = state.put.position.load(Acquire);
-        if left != 0 && (left..left + SEGMENT).contains(&producers) {
+        if position == left {
+            // Whoever enters a segment puts a message there: two jumps in a row would be a way round and round.
+            return Err(POSITION);
+        }
+        if left != 0 && End::is_in(producers, left) {
             // The producer that published the jump hasn't moved on yet, or died. It, or its repair, still reads there.
-            return Ok(Found::Unsettled);
+            return Ok(Found::Unsettled(position));
         }
         get.next_position.store(segment, Relaxed);
         get.next_segment.store(segment, Relaxed);

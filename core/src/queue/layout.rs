@@ -35,6 +35,12 @@ pub(super) const SEGMENT: u64 = 64 << 10;
 pub(super) const INLINE_MAX: u64 = 16 << 10;
 /// Bits of `losing` that say which message.
 const LOSING_BITS: u32 = 32;
+/// No position of an arena is as large: sums with it don't overflow.
+const END: u64 = 1 << 62;
+/// A side of a queue is where it can't be.
+pub(super) const POSITION: Error = Error::Broken {
+    what: "a position in a queue",
+};
 /// Bytes of a record's header.
 pub(super) const HEADER: u64 = 8;
 
@@ -75,6 +81,28 @@ shared! {
         /// If the consumer inside dies now: what `lost` will be, and low bits of which message it takes.
         losing: Cell,
         _unused: [Cell; 4],
+    }
+}
+
+impl End {
+    /// Whether a record can begin at `position`: in `segment`, or at the root, before the first one is there.
+    #[inline]
+    pub(super) fn is_in(position: u64, segment: u64) -> bool {
+        segment == 0 || (segment <= position && position - segment < SEGMENT)
+    }
+
+    /// This side's position and the segment that it lies in. Under the side's lock.
+    ///
+    /// # Errors
+    /// `Broken` when it doesn't lie there.
+    #[inline]
+    pub(super) fn place(&self) -> Result<(u64, u64)> {
+        let (position, segment) = (self.position.load(Relaxed), self.segment.load(Relaxed));
+        if Self::is_in(position, segment) && position < END {
+            Ok((position, segment))
+        } else {
+            Err(POSITION)
+        }
     }
 }
 
@@ -128,16 +156,12 @@ impl Record {
     #[inline]
     pub(super) fn from_bits(bits: u64) -> Result<Self> {
         let [kind, tag, ..] = bits.to_le_bytes();
+        let rest = bits >> 16;
         match kind {
-            0 => Ok(Self::None),
-            1 if bits >> 16 <= INLINE_MAX => Ok(Self::Inline {
-                tag,
-                length: bits >> 16,
-            }),
+            0 if bits == 0 => Ok(Self::None),
+            1 if rest <= INLINE_MAX => Ok(Self::Inline { tag, length: rest }),
             2 => Ok(Self::Extent { tag }),
-            3 => Ok(Self::Jump {
-                segment: bits >> 16,
-            }),
+            3 => Ok(Self::Jump { segment: rest }),
             _ => Err(Error::Broken {
                 what: "a record of a queue",
             }),

@@ -109,10 +109,7 @@ impl Queue {
         let Some(held) = state.put_lock.try_lock() else {
             return Ok(false);
         };
-        let (position, segment) = (
-            state.put.position.load(Relaxed),
-            state.put.segment.load(Relaxed),
-        );
+        let (position, segment) = self.handle.member().judged(state.put.place())?;
         let fits = segment != 0 && position + record.bytes() + HEADER <= segment + SEGMENT;
         if !fits || !state.has_room() || state.closed.load(Acquire) != 0 {
             return Ok(false);
@@ -151,10 +148,7 @@ impl Queue {
                     continue;
                 }
             }
-            let (position, segment) = (
-                state.put.position.load(Relaxed),
-                state.put.segment.load(Relaxed),
-            );
+            let (position, segment) = state.put.place()?;
             // The next record's header lies behind this one.
             if segment == 0 || position + record.bytes() + HEADER > segment + SEGMENT {
                 if let Some(next) = spare.take() {
@@ -186,7 +180,10 @@ impl Queue {
         run: Option<Run<'_>>,
     ) -> Result<()> {
         let (member, put) = (self.handle.member(), &state.put);
-        let (next, count) = (position + record.bytes(), put.count.load(Relaxed) + 1);
+        let (next, count) = (
+            position + record.bytes(),
+            put.count.load(Relaxed).wrapping_add(1),
+        );
         member.at::<Cell>(next)?.store(0, Relaxed);
         let mut at = position + HEADER;
         for part in parts {

@@ -231,8 +231,9 @@ impl Member {
         self.windows.at(offset)
     }
 
+    #[inline]
     pub(crate) fn header(&self) -> Result<&Header> {
-        self.windows.at(0)
+        self.windows.header()
     }
 
     /// The registry's lock, inside which others may be taken; `None` once the deadline has passed. A death inside

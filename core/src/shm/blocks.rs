@@ -6,7 +6,10 @@
 //! store. Every function here takes the allocator's lock, and whoever takes it after a death repairs first.
 
 use super::arena::Member;
-use super::layout::{CLASSES, Header, OBJECT_HEADER, ObjectHeader, PAGE, SLAB_PAGES, index, kind};
+use super::layout::{
+    CLASSES, Header, OBJECT_HEADER, ObjectHeader, PAGE, SLAB_PAGES, index, kind, window_bytes,
+    window_start,
+};
 use super::object::{ObjectName, References};
 use super::pages::{self, Entry, Kind};
 use super::robust::{Held, in_passing, turn};
@@ -112,6 +115,11 @@ fn pay(member: &Member, references: &mut References) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of the blocks of a class, as an entry has it.
+fn block_bytes(class: u64) -> u64 {
+    SMALLEST << class.min(CLASSES as u64 - 1)
+}
+
 fn class_of(bytes: u64) -> Result<usize> {
     (0..CLASSES)
         .find(|class| SMALLEST << class >= bytes)
@@ -129,7 +137,7 @@ pub(super) fn create(member: &Member, kind: u32, bytes: u64) -> Result<ObjectNam
     let header = member.header()?;
     let (slab, block) = room(member, header, class)?;
     let offset = slab + block * (SMALLEST << class);
-    let serial = header.serial.load(Relaxed) + 1;
+    let serial = header.serial.load(Relaxed).wrapping_add(1);
     header.serial.store(serial, Relaxed);
     let object: &ObjectHeader = member.at(offset)?;
     object.kind.store(kind, Relaxed);
@@ -151,7 +159,9 @@ pub(super) fn create(member: &Member, kind: u32, bytes: u64) -> Result<ObjectNam
 /// A slab of the class with a free block, and that block's number.
 fn room(member: &Member, header: &Header, class: usize) -> Result<(u64, u64)> {
     let hint = header.slab_hints[class].load(Relaxed);
+    let slab = member.run_at(hint / PAGE);
     if hint != 0
+        && slab.is_some_and(|entry| entry.kind == Kind::Slab && entry.owner == class as u64)
         && let Some(block) = free_block(member, hint, class)?
     {
         return Ok((hint, block));
@@ -200,13 +210,12 @@ fn free_block(member: &Member, slab: u64, class: usize) -> Result<Option<u64>> {
 pub(super) fn named(member: &Member, name: ObjectName) -> Result<&ObjectHeader> {
     let slab = name.offset - name.offset % SLAB_BYTES;
     let entry = member
-        .run(slab / PAGE)
-        .ok()
+        .run_at(slab / PAGE)
         .filter(|entry| entry.kind == Kind::Slab);
     let Some(entry) = entry else {
         return Err(Error::Closed { what: "object" });
     };
-    let bytes = SMALLEST << entry.owner.min(CLASSES as u64 - 1);
+    let bytes = block_bytes(entry.owner);
     let block = name.offset % SLAB_BYTES / bytes;
     if !name.offset.is_multiple_of(bytes) || block == 0 {
         return Err(Error::Malformed {
@@ -251,7 +260,12 @@ fn destroy(member: &Member, offset: u64) -> Result<()> {
     }
     let slab = offset - offset % SLAB_BYTES;
     let entry = member.run(slab / PAGE)?;
-    let block = offset % SLAB_BYTES / (SMALLEST << entry.owner.min(CLASSES as u64 - 1));
+    if entry.kind != Kind::Slab {
+        return Err(Error::Broken {
+            what: "the offset of an object",
+        });
+    }
+    let block = offset % SLAB_BYTES / block_bytes(entry.owner);
     let map: &Slab = member.at(slab)?;
     map.taken[index(block / 64)].clear_bits(1 << (block % 64));
     let header = member.header()?;
@@ -367,16 +381,44 @@ pub(super) fn objects(
         if entry.kind != Kind::Slab {
             return Ok(None::<()>);
         }
-        let map: &Slab = member.at(page * PAGE)?;
-        let bytes = SMALLEST << entry.owner.min(CLASSES as u64 - 1);
-        for block in 1..SLAB_BYTES / bytes {
-            if map.taken[index(block / 64)].load(Relaxed) >> (block % 64) & 1 == 1 {
-                let offset = page * PAGE + block * bytes;
-                visit(offset, member.at(offset)?)?;
-            }
-        }
+        slab_objects(member, page * PAGE, entry, &mut visit)?;
         Ok(None)
     })?;
+    Ok(())
+}
+
+/// Calls `visit` with the offset of each object that can be found in an arena that contradicts itself: looks wherever a
+/// slab may begin, and no further than the file goes, whatever the tables say of the rest.
+pub(super) fn find_objects(member: &Member, mut visit: impl FnMut(u64, &ObjectHeader)) {
+    for window in 0..member.windows().existing().unwrap_or(0) {
+        let start = window_start(window);
+        for slab in (start..start + window_bytes(window)).step_by(index(SLAB_BYTES)) {
+            let entry = member.run_at(slab / PAGE);
+            if let Some(entry) = entry.filter(|entry| entry.kind == Kind::Slab) {
+                // A slab lies in one window, and what is found in it too.
+                let _ = slab_objects(member, slab, entry, |offset, object| {
+                    visit(offset, object);
+                    Ok(())
+                });
+            }
+        }
+    }
+}
+
+fn slab_objects(
+    member: &Member,
+    slab: u64,
+    entry: Entry,
+    mut visit: impl FnMut(u64, &ObjectHeader) -> Result<()>,
+) -> Result<()> {
+    let map: &Slab = member.at(slab)?;
+    let bytes = block_bytes(entry.owner);
+    for block in 1..SLAB_BYTES / bytes {
+        if map.taken[index(block / 64)].load(Relaxed) >> (block % 64) & 1 == 1 {
+            let offset = slab + block * bytes;
+            visit(offset, member.at(offset)?)?;
+        }
+    }
     Ok(())
 }
 

@@ -203,6 +203,12 @@ pub(crate) fn table_start(window: usize) -> u64 {
     }
 }
 
+/// Where the entry of a page lies, by the page's number in the arena.
+pub(crate) fn entry_place(page: u64) -> u64 {
+    let window = window_of(page * PAGE);
+    table_start(window) + (page - window_start(window) / PAGE) * 8
+}
+
 /// Pages that a window's page table takes.
 pub(crate) fn table_pages(window: usize) -> u64 {
     if window == 0 {

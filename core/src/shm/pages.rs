@@ -8,7 +8,7 @@
 use super::arena::Member;
 use super::blocks;
 use super::layout::{
-    PAGE, RECENT, WINDOWS, index, table_pages, table_start, window_bytes, window_of, window_start,
+    PAGE, RECENT, WINDOWS, entry_place, index, table_pages, window_bytes, window_of, window_start,
 };
 use crate::sys::mapping;
 use crate::sys::word::{Cell, Relaxed, Release};
@@ -55,6 +55,8 @@ pub(super) enum Kind {
     Leaving = 7,
 }
 
+/// Pages of an arena: 1 TiB.
+const PAGES_MAX: u64 = (1 << 40) / PAGE;
 const PAGES_BITS: u32 = 28;
 const OWNER_BITS: u32 = 32;
 
@@ -143,13 +145,12 @@ impl Member {
     /// The entry of a page, by the page's number in the arena.
     #[inline]
     pub(super) fn entry(&self, page: u64) -> Result<&Cell> {
-        let window = window_of(page * PAGE);
-        if window >= WINDOWS {
+        if page >= PAGES_MAX {
             return Err(Error::Broken {
-                what: "the number of a page",
+                what: "the table of pages",
             });
         }
-        self.at(table_start(window) + (page - window_start(window) / PAGE) * 8)
+        self.at(entry_place(page))
     }
 
     /// The run that begins at a page.
@@ -158,13 +159,20 @@ impl Member {
     /// `Broken` when none begins there, or it ends outside its window.
     #[inline]
     pub(super) fn run(&self, page: u64) -> Result<Entry> {
-        let window = window_of(page * PAGE);
-        let end = (window_start(window) + window_bytes(window)) / PAGE;
-        Entry::from_bits(self.entry(page)?.load(Relaxed))
-            .filter(|entry| entry.pages <= end - page)
-            .ok_or(Error::Broken {
-                what: "the table of pages",
-            })
+        let run = self.entry(page).map(|entry| whole_run(page, entry))?;
+        run.ok_or(Error::Broken {
+            what: "the table of pages",
+        })
+    }
+
+    /// The run that begins at a page, if one does, for who isn't sure of the number: a hint, or a name from outside.
+    pub(super) fn run_at(&self, page: u64) -> Option<Entry> {
+        // A window that isn't mapped yet is mapped for that only if it exists.
+        if page >= PAGES_MAX || window_of(page * PAGE) >= self.window_count().ok()? {
+            return None;
+        }
+        let entry = self.windows().at(entry_place(page)).ok()?;
+        whole_run(page, entry)
     }
 
     /// Calls `visit` with each run of each window, until it says to stop by giving a value.
@@ -196,11 +204,26 @@ impl Member {
     }
 }
 
+/// The run of an entry, if it ends in its window.
+fn whole_run(page: u64, entry: &Cell) -> Option<Entry> {
+    let window = window_of(page * PAGE);
+    let end = (window_start(window) + window_bytes(window)) / PAGE;
+    Entry::from_bits(entry.load(Relaxed)).filter(|entry| entry.pages <= end - page)
+}
+
 /// Takes a run of `pages` pages, the first one's number a multiple of `align`, for the process in `slot`.
 ///
 /// # Errors
 /// `Os` or `Exhausted` when there is no memory.
 pub(super) fn take(member: &Member, pages: u64, align: u64, slot: u32) -> Result<u64> {
+    const EXHAUSTED: Error = Error::Exhausted {
+        what: "bytes of shared memory",
+        limit: PAGES_MAX * PAGE,
+    };
+    if pages > PAGES_MAX / 2 {
+        // More than the largest window has.
+        return Err(EXHAUSTED);
+    }
     let entry = Entry::used(pages, slot);
     if align == 1
         && let Some(page) = take_recent(member, entry)?
@@ -214,10 +237,7 @@ pub(super) fn take(member: &Member, pages: u64, align: u64, slot: u32) -> Result
         }
         add_window(member)?;
     }
-    Err(Error::Exhausted {
-        what: "bytes of shared memory",
-        limit: window_start(WINDOWS),
-    })
+    Err(EXHAUSTED)
 }
 
 /// A place for a run: where it would begin, and the free run that it would be cut out of.
@@ -239,13 +259,9 @@ fn take_recent(member: &Member, entry: Entry) -> Result<Option<u64>> {
     for back in 1..=RECENT {
         let hint = &header.recent[newest.wrapping_sub(back) % RECENT];
         let page = hint.load(Relaxed) / PAGE;
-        if page == 0 {
-            continue;
-        }
-        let found = member.entry(page)?;
-        if found.load(Relaxed) == Entry::warm(entry.pages).bits() {
+        if page != 0 && member.run_at(page) == Some(Entry::warm(entry.pages)) {
             hint.store(0, Relaxed);
-            found.store(entry.bits(), Release);
+            member.entry(page)?.store(entry.bits(), Release);
             count_warm(member, 0, entry.pages)?;
             return Ok(Some(page));
         }
@@ -257,8 +273,9 @@ fn take_recent(member: &Member, entry: Entry) -> Result<Option<u64>> {
 fn search(member: &Member, pages: u64, align: u64) -> Result<Option<Place>> {
     let cursor = member.header()?.cursor.load(Relaxed);
     // The cursor is a hint: entries inside a run are zero, so one that isn't begins a run.
-    let begins = window_of(cursor * PAGE) < member.window_count()? && member.run(cursor).is_ok();
-    if begins && let Some(place) = search_from(member, cursor, pages, align)? {
+    if member.run_at(cursor).is_some()
+        && let Some(place) = search_from(member, cursor, pages, align)?
+    {
         return Ok(Some(place));
     }
     search_from(member, 0, pages, align)
@@ -363,7 +380,6 @@ fn add_window(member: &Member) -> Result<()> {
         });
     }
     let (start, table) = (window_start(window), table_pages(window));
-    // First of all: whoever maps the window finds all of it within the file.
     mapping::lengthen(member.windows().file(), start + window_bytes(window))?;
     mapping::allocate(member.windows().file(), start, table * PAGE)?;
     let first = start / PAGE;
@@ -385,7 +401,8 @@ pub(super) fn free(member: &Member, page: u64) -> Result<()> {
         return Ok(());
     }
     let header = member.header()?;
-    let large = entry.pages >= PUNCH && header.warm_pages.load(Relaxed) + entry.pages > WARM_MAX;
+    let warm = header.warm_pages.load(Relaxed);
+    let large = entry.pages >= PUNCH && warm.saturating_add(entry.pages) > WARM_MAX;
     if large && mapping::punch(member.windows().file(), page * PAGE, entry.pages * PAGE).is_ok() {
         member
             .entry(page)?
@@ -406,7 +423,8 @@ pub(super) fn free(member: &Member, page: u64) -> Result<()> {
 
 fn count_warm(member: &Member, more: u64, fewer: u64) -> Result<()> {
     let warm = &member.header()?.warm_pages;
-    warm.store((warm.load(Relaxed) + more).saturating_sub(fewer), Relaxed);
+    let counted = warm.load(Relaxed).saturating_add(more);
+    warm.store(counted.saturating_sub(fewer), Relaxed);
     Ok(())
 }
 

@@ -75,13 +75,12 @@ impl Member {
 
     /// Wakes those who sleep on objects, as far as they can be found: the others look by themselves, or when they wake.
     fn wake_all(&self) {
-        let _ = blocks::objects(self, |offset, object| {
+        blocks::find_objects(self, |offset, object| {
             let kind = object.kind.load(Relaxed);
             let mut recoveries = self.recoveries().iter();
             if let Some(recovery) = recoveries.find(|recovery| recovery.kind == kind) {
                 let _ = (recovery.wake)(self, offset);
             }
-            Ok(())
         });
     }
 }

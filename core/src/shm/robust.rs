@@ -195,8 +195,9 @@ impl Drop for Held<'_> {
         let word = &self.lock.node.word;
         if self.linked {
             thread.announce(word);
-            let unlinked = thread.unlink(&self.lock.node);
-            debug_assert!(unlinked, "locked and linked by another thread");
+            // If it can't be found, since the way to it was written over, the list keeps a lock that others may hold: the
+            // kernel marks words of the thread's own only.
+            let _ = thread.unlink_soon(&self.lock.node);
         }
         let free = if self.recovered { OWNER_DIED } else { 0 };
         if word.swap(free, Release) & WAITERS != 0 {

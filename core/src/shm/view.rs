@@ -12,7 +12,7 @@
 )]
 
 use super::Arena;
-use super::layout::{WINDOWS, index, window_bytes, window_of, window_start};
+use super::layout::{Header, WINDOWS, index, window_bytes, window_of, window_start};
 use crate::sys::gate::Gate;
 use crate::sys::mapping::{self, Mapping};
 use crate::sys::robust::Node;
@@ -98,6 +98,24 @@ impl Windows {
         }
     }
 
+    /// What the arena begins with: two loads, once its window is mapped.
+    #[inline]
+    pub(crate) fn header(&self) -> Result<&Header> {
+        let base = self.bases[0].load(Ordering::Acquire);
+        if base.is_null() {
+            return self.at(0);
+        }
+        // SAFETY: offset-in-bounds and aligned: a window begins there, and is longer; map-outlives-view; any-bits.
+        Ok(unsafe { &*base.cast::<Header>() })
+    }
+
+    /// Windows that exist, by the file's length, which no byte of the arena can change. Past its end a touch is a SIGBUS.
+    pub(crate) fn existing(&self) -> Result<usize> {
+        let length = mapping::extent(&self.file)?.length;
+        let fits = |window: &usize| window_start(*window) + window_bytes(*window) <= length;
+        Ok((0..WINDOWS).take_while(fits).count())
+    }
+
     /// What keeps this membership's mutexes free at a fork.
     pub(crate) fn gate(&self) -> &Gate {
         &self.gate
@@ -165,7 +183,8 @@ impl Windows {
                 what: "an offset beyond the arena",
             });
         };
-        if offset - window_start(window) + bytes as u64 > window_bytes(window) {
+        let left = window_start(window) + window_bytes(window) - offset;
+        if bytes as u64 > left {
             return Err(Error::Broken {
                 what: "an extent across windows",
             });
@@ -180,8 +199,7 @@ impl Windows {
     #[cold]
     fn map(&self, window: usize) -> Result<*mut u8> {
         let start = window_start(window);
-        // Past the file's end there is nothing to map: touching it would be SIGBUS.
-        if mapping::extent(&self.file)?.length < start + window_bytes(window) {
+        if window >= self.existing()? {
             return Err(Error::Broken {
                 what: "an offset in a window that isn't there",
             });

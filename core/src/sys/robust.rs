@@ -11,7 +11,7 @@
 )]
 
 use super::word::{Cell, Word};
-use std::cell::Cell as Local;
+use std::cell::{Cell as Local, RefCell};
 use std::mem::offset_of;
 use std::sync::atomic::{Ordering, compiler_fence};
 
@@ -52,6 +52,9 @@ const _: () = assert!(size_of::<Node>() == 40);
 const _: () = assert!(offset_of!(Node, next) == WORD_FROM_LINK.unsigned_abs());
 
 thread_local! {
+    /// The nodes that the thread has linked, each with the address that it was given as the next one. Nodes lie in shared
+    /// memory, where any address may come to stand: none is followed that isn't the one that was put there.
+    static LINKED: RefCell<Vec<(usize, usize)>> = const { RefCell::new(Vec::new()) };
     /// The thread's id and the address of its list's head; zero where there is no list that we can use.
     static THREAD: Local<(u32, usize)> = const { Local::new((0, 0)) };
 }
@@ -90,6 +93,7 @@ pub(crate) fn this_thread() -> Thread {
 /// Forgets what is known of the calling thread, which has become another one: the first of a forked child.
 pub(crate) fn forked() {
     THREAD.set((0, 0));
+    let _ = LINKED.try_with(|linked| linked.borrow_mut().clear());
     // The C library empties the list in the child, but leaves what was pending.
     this_thread().set_pending(0);
 }
@@ -160,23 +164,61 @@ impl Thread {
         compiler_fence(Ordering::SeqCst);
         poke(self.head, link);
         poke(first - PREVIOUS_FROM_LINK, link);
+        let _ = LINKED.try_with(|linked| linked.borrow_mut().push((link, first)));
         self.withdraw();
     }
 
-    /// Takes `node` out of the thread's list again; false when it isn't in it: another thread's list may have it.
+    /// Takes `node` out of the thread's list again; false when it isn't in it, since another thread's list may have it, or
+    /// when the way to it can't be trusted.
     pub(crate) fn unlink(self, node: &Node) -> bool {
+        self.unlink_if(node, follow)
+    }
+
+    /// As [`unlink`](Self::unlink), of one behind which nothing was taken out since it was linked: what was noted then
+    /// is right, whatever its memory says by now.
+    pub(crate) fn unlink_soon(self, node: &Node) -> bool {
+        self.unlink_if(node, |link, linked| {
+            let mut newest_first = linked.iter().rev();
+            newest_first
+                .find(|(it, _)| *it == link)
+                .map(|(_, next)| *next)
+        })
+    }
+
+    fn unlink_if(
+        self,
+        node: &Node,
+        next: impl Fn(usize, &[(usize, usize)]) -> Option<usize>,
+    ) -> bool {
         if self.head == 0 {
             return !node.is_linked();
         }
         let link = node.next.address();
+        // Past the end of the thread-local state nothing is known of what it linked.
+        LINKED.try_with(|linked| self.unlink_from(link, &mut linked.borrow_mut(), next)) == Ok(true)
+    }
+
+    fn unlink_from(
+        self,
+        link: usize,
+        linked: &mut Vec<(usize, usize)>,
+        next_of: impl Fn(usize, &[(usize, usize)]) -> Option<usize>,
+    ) -> bool {
         let mut at = self.head;
         // The kernel follows no more than this many entries either.
         for _ in 0..2048 {
-            let next = peek(at);
+            let Some(next) = follow(at, linked) else {
+                return false;
+            };
             if next == link {
-                let after = peek(link);
+                let Some(after) = next_of(link, linked) else {
+                    return false;
+                };
                 poke(at, after);
                 poke(after - PREVIOUS_FROM_LINK, at);
+                linked.retain(|(node, _)| *node != link);
+                let before = linked.iter_mut().find(|(node, _)| *node == at);
+                before.into_iter().for_each(|(_, next)| *next = after);
                 return true;
             }
             if next == self.head || next == 0 {
@@ -188,11 +230,20 @@ impl Thread {
     }
 }
 
+/// The entry after one of the thread's list. `None` when that one is ours and says another than the one that was put
+/// there: somebody wrote over it, or a robust mutex of the program's own that stood behind it is unlocked by now.
+fn follow(at: usize, linked: &[(usize, usize)]) -> Option<usize> {
+    let next = peek(at);
+    let ours = linked.iter().rev().find(|(node, _)| *node == at);
+    ours.is_none_or(|(_, given)| *given == next).then_some(next)
+}
+
 /// The word of the thread's list at an address that the list, or the kernel, told.
 #[inline]
 fn peek(address: usize) -> usize {
     let place = std::ptr::with_exposed_provenance::<usize>(address);
-    // SAFETY: list-is-the-thread's: reached from the head, by the thread that made every entry.
+    // SAFETY: list-is-the-thread's: reached from the head over entries that this thread, or its C library, made; one in
+    // shared memory is followed only where it still says what was put there (`follow`).
     unsafe { place.read_volatile() }
 }
 
@@ -210,5 +261,41 @@ impl Cell {
 
     fn put(&self, address: usize) {
         self.store(address as u64, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Node, Word, this_thread};
+    use crate::sys::word::{Cell, Relaxed};
+
+    fn node() -> Node {
+        Node {
+            word: Word::default(),
+            _unused: Default::default(),
+            previous: Cell::default(),
+            next: Cell::default(),
+        }
+    }
+
+    #[test]
+    fn a_link_that_was_written_over_is_not_followed() {
+        let thread = this_thread();
+        let [first, second, third] = [(); 3].map(|()| Box::new(node()));
+        for node in [&first, &second, &third] {
+            thread.link(node);
+        }
+        let right = second.next.load(Relaxed);
+        for wrong in [0, 1, 8, right ^ 1 << 40, u64::MAX, right + 8] {
+            second.next.store(wrong, Relaxed);
+            assert!(
+                !thread.unlink(&second) && !thread.unlink(&first),
+                "{wrong:x}"
+            );
+        }
+        // What is sure of its place believes what was noted.
+        assert!(thread.unlink_soon(&second));
+        assert!(thread.unlink(&first) && thread.unlink(&third));
+        assert!(!thread.unlink(&third));
     }
 }
