@@ -154,7 +154,7 @@ impl Windows {
     #[inline]
     pub(crate) fn append(&self, offset: u64, length: usize, to: &mut Vec<u8>) -> Result<()> {
         let from = self.address(offset, length)?;
-        to.reserve(length);
+        crate::sys::reserve(to, length)?;
         // SAFETY: the vector has room for them, just reserved.
         let end = unsafe { to.as_mut_ptr().add(to.len()) };
         // SAFETY: offset-in-bounds, map-outlives-view; the vector is this process' own, so they don't overlap.

@@ -4,7 +4,7 @@
     reason = "pthread_atfork, the errno that its handlers find, and locks of open files"
 )]
 
-use super::failed;
+use super::{allow, demand};
 use crate::Result;
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -49,9 +49,8 @@ impl Sign {
     /// `Os` where /proc isn't mounted, or no descriptor is left.
     pub(crate) fn new(file: impl AsFd) -> Result<Self> {
         let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-        rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .map(Self)
-            .map_err(|errno| failed("open", errno))
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        demand("open", || rustix::fs::open(path, flags, Mode::empty())).map(Self)
     }
 
     /// Sets it at a byte; false when the system doesn't.
@@ -79,6 +78,7 @@ fn lock_byte(file: BorrowedFd<'_>, command: i32, at: u64) -> Option<libc::flock>
         l_len: 1,
         l_pid: 0,
     };
+    allow("fcntl").ok()?;
     // SAFETY: the kernel reads and writes the one structure that it is given, for the length of the call.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) };
     (result == 0).then_some(lock)

@@ -1,5 +1,6 @@
 //! Who a process is beyond its pid, and whether it is gone.
 
+use super::{allow, ask};
 use rustix::process::{Pid, PidfdFlags};
 use std::fs;
 use std::os::fd::BorrowedFd;
@@ -15,7 +16,8 @@ pub(crate) fn pid() -> u32 {
 /// 128 random bits.
 pub(crate) fn random() -> [u64; 2] {
     let mut bytes = [0; 16];
-    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    let flags = rustix::rand::GetRandomFlags::empty();
+    let filled = ask("getrandom", || rustix::rand::getrandom(&mut bytes, flags));
     if filled != Ok(bytes.len()) {
         // No entropy yet, or none allowed: the id guards against mistakes, not against attacks.
         bytes = (std::time::UNIX_EPOCH
@@ -54,6 +56,7 @@ struct Stat {
 fn stat(pid: u32) -> Option<Stat> {
     /// `PF_EXITING` of the kernel's include/linux/sched.h.
     const EXITING: u64 = 4;
+    allow("open").ok()?;
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     // By the manual's count these are the fields 3, 9, 22 and 28.
@@ -85,7 +88,9 @@ pub(crate) fn is_gone(pid: u32, origin: Origin, marked: Option<MarkedThread<'_>>
     let Some(raw) = process(pid) else {
         return true;
     };
-    match rustix::process::pidfd_open(raw, PidfdFlags::empty()) {
+    match ask("pidfd_open", || {
+        rustix::process::pidfd_open(raw, PidfdFlags::empty())
+    }) {
         Err(rustix::io::Errno::SRCH) => return true,
         Ok(descriptor) => {
             let mut poll = [rustix::event::PollFd::new(
@@ -96,7 +101,7 @@ pub(crate) fn is_gone(pid: u32, origin: Origin, marked: Option<MarkedThread<'_>>
                 tv_sec: 0,
                 tv_nsec: 0,
             };
-            if rustix::event::poll(&mut poll, Some(&now)) == Ok(1) {
+            if ask("poll", || rustix::event::poll(&mut poll, Some(&now))) == Ok(1) {
                 return true;
             }
         }

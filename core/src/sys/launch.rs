@@ -9,7 +9,7 @@
     reason = "posix_spawn, its attributes and atexit are the C library's"
 )]
 
-use super::{failed, pidfd};
+use super::{allow, demand, failed, pidfd};
 use crate::{Error, Result};
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::mem::MaybeUninit;
@@ -38,9 +38,12 @@ pub(crate) fn start(
         .unwrap_or(RawFd::MAX);
     let sources = descriptors
         .iter()
-        .map(|descriptor| rustix::io::fcntl_dupfd_cloexec(descriptor, above))
-        .collect::<Result<Vec<OwnedFd>, _>>()
-        .map_err(|errno| failed("fcntl(F_DUPFD_CLOEXEC)", errno))?;
+        .map(|descriptor| {
+            demand("fcntl(F_DUPFD_CLOEXEC)", || {
+                rustix::io::fcntl_dupfd_cloexec(descriptor, above)
+            })
+        })
+        .collect::<Result<Vec<OwnedFd>>>()?;
     let mut actions = Actions::new()?;
     for (target, source) in (FIRST_DESCRIPTOR..).zip(&sources) {
         actions.copy(source.as_raw_fd(), target)?;
@@ -48,6 +51,10 @@ pub(crate) fn start(
     actions.close_from(above)?;
     let attributes = Attributes::new()?;
     let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // A child without a pidfd couldn't be waited for. So one is opened first, which tells whether that is allowed, and
+    // keeps a descriptor for the child's.
+    let mine = pidfd::open(std::process::id())?;
+    allow("posix_spawn").map_err(|errno| failed("posix_spawn", errno))?;
     let mut pid: libc::pid_t = 0;
     // SAFETY: strings-end: both tables end with a null and their strings outlive the call; `actions` and `attributes`
     // are initialised.
@@ -62,8 +69,17 @@ pub(crate) fn start(
         )
     };
     check("posix_spawn", result)?;
+    drop((mine, sources));
     // Nobody has waited for it yet, so the id is still its own.
-    Ok((pid.cast_unsigned(), pidfd::open(pid.cast_unsigned())?))
+    let pid = pid.cast_unsigned();
+    match pidfd::open(pid) {
+        Ok(pidfd) => Ok((pid, pidfd)),
+        Err(error) => {
+            // Another thread was quicker, and took the descriptor: nobody would know of the child.
+            pidfd::end(pid);
+            Err(error)
+        }
+    }
 }
 
 /// Runs `hook` when this process ends by exit(3) or by returning from `main`; forked children inherit it.

@@ -1,11 +1,11 @@
 //! A sealed memfd, and windows of it mapped shared.
 #![allow(unsafe_code, reason = "mmap and munmap")]
 
-use super::failed;
+use super::{ask, demand, failed};
 use crate::{Error, Result};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
 /// Makes an anonymous file that can grow and never shrink, closed on exec, for this user only.
@@ -14,15 +14,31 @@ use std::ptr::NonNull;
 pub(crate) fn create() -> Result<OwnedFd> {
     const NAME: &str = "procession";
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = rustix::fs::memfd_create(NAME, flags | MemfdFlags::NOEXEC_SEAL)
+    let make = |flags| ask("memfd_create", || rustix::fs::memfd_create(NAME, flags));
+    let file = make(flags | MemfdFlags::NOEXEC_SEAL)
         // Kernels before 6.3 don't know the flag.
-        .or_else(|_| rustix::fs::memfd_create(NAME, flags))
+        .or_else(|_| make(flags))
         .map_err(|errno| failed("memfd_create", errno))?;
-    rustix::fs::fchmod(&file, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
-        .map_err(|errno| failed("fchmod", errno))?;
-    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::SEAL)
-        .map_err(|errno| failed("fcntl(F_ADD_SEALS)", errno))?;
+    let file = above_streams(file)?;
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    demand("fchmod", || rustix::fs::fchmod(&file, mode))?;
+    let seals = SealFlags::SHRINK | SealFlags::SEAL;
+    demand("fcntl(F_ADD_SEALS)", || {
+        rustix::fs::fcntl_add_seals(&file, seals)
+    })?;
     Ok(file)
+}
+
+/// The same file under another number than those of the standard streams, one of which may be closed: whoever prints
+/// or reports a crash there would write into the arena.
+fn above_streams(file: OwnedFd) -> Result<OwnedFd> {
+    const FIRST: RawFd = 3;
+    if file.as_raw_fd() >= FIRST {
+        return Ok(file);
+    }
+    demand("fcntl(F_DUPFD_CLOEXEC)", || {
+        rustix::io::fcntl_dupfd_cloexec(&file, FIRST)
+    })
 }
 
 /// Takes over a descriptor that was inherited across exec, and closes it on the next exec.
@@ -39,12 +55,17 @@ pub(crate) fn inherit(descriptor: RawFd) -> Result<OwnedFd> {
     }
     // SAFETY: descriptor-inherited: borrowed for this one call, which fails cleanly for a number that isn't open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    let seals = rustix::fs::fcntl_get_seals(borrowed).map_err(|_| WHAT)?;
+    let seals = ask("fcntl(F_GET_SEALS)", || {
+        rustix::fs::fcntl_get_seals(borrowed)
+    });
+    let seals = seals.map_err(|_| WHAT)?;
     if !seals.contains(SealFlags::SHRINK) {
         return Err(WHAT);
     }
-    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)
-        .map_err(|errno| failed("fcntl(F_SETFD)", errno))?;
+    let flags = rustix::io::FdFlags::CLOEXEC;
+    demand("fcntl(F_SETFD)", || {
+        rustix::io::fcntl_setfd(borrowed, flags)
+    })?;
     // SAFETY: descriptor-inherited: the parent left it to this process for this call alone, and it was just seen open.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
@@ -79,7 +100,8 @@ pub(crate) fn lengthen(file: impl AsFd, length: u64) -> Result<()> {
 pub(crate) fn allocate(file: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
     const CALL: &str = "fallocate";
     loop {
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), offset, bytes) {
+        let flags = FallocateFlags::empty();
+        match ask(CALL, || rustix::fs::fallocate(&file, flags, offset, bytes)) {
             Err(rustix::io::Errno::INTR) => {}
             result => return result.map_err(|errno| failed(CALL, errno)),
         }
@@ -89,7 +111,9 @@ pub(crate) fn allocate(file: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
 /// Hands the memory of `bytes` at `offset` back to the system; they read as zero afterwards.
 pub(crate) fn punch(file: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    rustix::fs::fallocate(file, flags, offset, bytes).map_err(|errno| failed("fallocate", errno))
+    demand("fallocate", || {
+        rustix::fs::fallocate(file, flags, offset, bytes)
+    })
 }
 
 /// Makes another file of the same kind, length and bytes. What was allocated and never touched is a hole there.
@@ -129,7 +153,7 @@ pub(crate) struct FileExtent {
 
 /// How long a file is, and how much memory it has.
 pub(crate) fn extent(file: impl AsFd) -> Result<FileExtent> {
-    let stat = rustix::fs::fstat(file).map_err(|errno| failed("fstat", errno))?;
+    let stat = demand("fstat", || rustix::fs::fstat(file))?;
     Ok(FileExtent {
         length: stat.st_size.cast_unsigned(),
         // stat(2) counts in 512 bytes, whatever the blocks of the file system are.
@@ -153,18 +177,11 @@ impl Mapping {
     /// Maps `bytes` of `file` at `offset`. They may lie past its end: touching those is the caller's to avoid.
     pub(crate) fn new(file: impl AsFd, offset: u64, bytes: usize) -> Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: the kernel chooses the address, so no mapping of anybody else is replaced.
-        let address = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                protection,
-                MapFlags::SHARED,
-                file,
-                offset,
-            )
-        }
-        .map_err(|errno| failed("mmap", errno))?;
+        let address = demand("mmap", || {
+            let (anywhere, flags) = (std::ptr::null_mut(), MapFlags::SHARED);
+            // SAFETY: the kernel chooses the address, so no mapping of anybody else is replaced.
+            unsafe { rustix::mm::mmap(anywhere, bytes, protection, flags, file, offset) }
+        })?;
         let base = NonNull::new(address.cast()).ok_or(Error::Broken { what: "a mapping" })?;
         Ok(Self { base, bytes })
     }

@@ -1,23 +1,34 @@
 //! Descriptors of processes. Source: pidfd_open(2), poll(2), waitid(2), prctl(2).
 
-use super::failed;
+use super::{allow, ask, demand, failed};
 use crate::{Deadline, Error, Result};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use rustix::process::{
-    getpid, getppid, kill_process, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+    WaitOptions, getpid, getppid, kill_process, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal, waitpid,
 };
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The stack of the thread that waits for the parent's end: it makes two system calls.
 const WATCHER_STACK: usize = 64 << 10;
 
-/// Opens the process of that id, which must be a child of this process that nobody has waited for.
+/// Opens the process of that id, which must be this one, or a child of it that nobody has waited for.
 pub(crate) fn open(pid: u32) -> Result<OwnedFd> {
     let pid = Pid::from_raw(pid.cast_signed()).ok_or(Error::Misuse {
         what: "a process id is a positive number",
     })?;
-    pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed("pidfd_open", errno))
+    demand("pidfd_open", || pidfd_open(pid, PidfdFlags::empty()))
+}
+
+/// Kills the child of that id, which nobody has waited for, and waits for it.
+pub(crate) fn end(pid: u32) {
+    if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+        // Nothing of this is refused to a parent.
+        let _ = kill_process(pid, Signal::KILL);
+        let wait = || waitpid(Some(pid), WaitOptions::empty());
+        while matches!(wait(), Err(rustix::io::Errno::INTR)) {}
+    }
 }
 
 /// Waits until the process has ended; false once the deadline has passed.
@@ -26,17 +37,15 @@ pub(crate) fn wait(pidfd: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
     let left = deadline.remaining();
     let left = left.and_then(|left| rustix::fs::Timespec::try_from(left).ok());
     let mut poll = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
-    match rustix::event::poll(&mut poll, left.as_ref()) {
-        Ok(count) => Ok(count == 1),
-        Err(errno) => Err(failed("poll", errno)),
-    }
+    demand("poll", || rustix::event::poll(&mut poll, left.as_ref())).map(|count| count == 1)
 }
 
 /// Collects the status of a child that has ended: whether by a signal, and the signal or the code.
 pub(crate) fn collect(pidfd: BorrowedFd<'_>) -> Result<Option<(bool, i32)>> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-    let status = rustix::process::waitid(WaitId::PidFd(pidfd), options)
-        .map_err(|errno| failed("waitid", errno))?;
+    let status = demand("waitid", || {
+        rustix::process::waitid(WaitId::PidFd(pidfd), options)
+    })?;
     Ok(status.and_then(|status| {
         let code = status.exit_status().map(|code| (false, code));
         code.or_else(|| status.terminating_signal().map(|signal| (true, signal)))
@@ -48,7 +57,7 @@ pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     let signal = Signal::from_named_raw(signal).ok_or(Error::Misuse {
         what: "no signal has that number",
     })?;
-    match pidfd_send_signal(pidfd, signal) {
+    match ask("pidfd_send_signal", || pidfd_send_signal(pidfd, signal)) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(errno) => Err(failed("pidfd_send_signal", errno)),
     }
@@ -72,8 +81,9 @@ pub fn die_with_parent(parent: u32, by_main_thread: bool) -> Result<()> {
     let is_parent =
         || getppid().map(|pid| pid.as_raw_nonzero().get()) == Some(parent.cast_signed());
     if by_main_thread {
-        set_parent_process_death_signal(Some(Signal::KILL))
-            .map_err(|errno| failed("prctl", errno))?;
+        demand("prctl", || {
+            set_parent_process_death_signal(Some(Signal::KILL))
+        })?;
         // It may have gone before the kernel was told.
         if !is_parent() {
             die();
@@ -83,12 +93,13 @@ pub fn die_with_parent(parent: u32, by_main_thread: bool) -> Result<()> {
     let pid = Pid::from_raw(parent.cast_signed()).ok_or(Error::Misuse {
         what: "a parent's process id is a positive number",
     })?;
-    let opened = pidfd_open(pid, PidfdFlags::empty());
+    let opened = demand("pidfd_open", || pidfd_open(pid, PidfdFlags::empty()));
     // Looked at afterwards: as long as it is our parent, its id can't have gone to another process.
     if !is_parent() {
         die();
     }
-    let pidfd = opened.map_err(|errno| failed("pidfd_open", errno))?;
+    let pidfd = opened?;
+    allow("pthread_create").map_err(|errno| failed("pthread_create", errno))?;
     std::thread::Builder::new()
         .name("parent-watch".into())
         .stack_size(WATCHER_STACK)

@@ -106,11 +106,13 @@ fn look() -> Thread {
         .cast_unsigned();
     let mut head: *mut Head = std::ptr::null_mut();
     let mut bytes: usize = 0;
+    let allowed = super::allow("get_robust_list").is_ok();
     // SAFETY: the kernel writes one pointer and one length to the two places given.
     let result =
         unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut bytes) };
     let head = head.expose_provenance();
     let usable = result == 0
+        && allowed
         && bytes == size_of::<Head>()
         && head != 0
         && peek(head + offset_of!(Head, word_from_link)).cast_signed() == WORD_FROM_LINK;

@@ -21,6 +21,8 @@ mod lock;
 mod process;
 mod queue;
 #[cfg(crash_points)]
+mod refuse;
+#[cfg(crash_points)]
 mod scene;
 #[cfg(crash_points)]
 mod steps;
