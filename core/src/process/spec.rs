@@ -8,6 +8,9 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+/// The executable of this process, whatever has become of its file.
+const MYSELF: &str = "/proc/self/exe";
+
 /// A program to be started as a child of this process.
 ///
 /// It gets this process' environment with the additions, its standard streams, and beside those exactly the
@@ -35,7 +38,7 @@ impl Spec {
     #[must_use]
     pub fn myself() -> Self {
         let name = std::env::args_os().next().unwrap_or_default();
-        Self::new("/proc/self/exe").argument(name)
+        Self::new(MYSELF).argument(name)
     }
 
     /// Adds an argument.
@@ -88,7 +91,18 @@ impl Spec {
             })
             .collect::<Result<Vec<_>>>()?;
         let descriptors: Vec<_> = self.descriptors.iter().map(AsFd::as_fd).collect();
-        let (pid, pidfd) = launch::start(&path, &arguments, &environment, &descriptors)?;
+        let started = launch::start(&path, &arguments, &environment, &descriptors);
+        let (pid, pidfd) = started.map_err(|error| match error {
+            // Where /proc isn't mounted: it says what isn't there.
+            Error::Os {
+                call: "posix_spawn",
+                errno,
+            } if self.program == MYSELF => Error::Os {
+                call: "posix_spawn of /proc/self/exe",
+                errno,
+            },
+            error => error,
+        })?;
         Ok(Child::new(pid, pidfd))
     }
 }

@@ -31,7 +31,11 @@ pub(crate) fn fork_failed() -> bool {
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: errno-is-the-thread's.
     let error = unsafe { errno.read() };
-    matches!(error, libc::EAGAIN | libc::ENOMEM | libc::ENOSYS)
+    // EPERM is a filter's.
+    matches!(
+        error,
+        libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM
+    )
 }
 
 /// A lock of one byte of a file, held by every process that has inherited it and neither closed it nor ended.

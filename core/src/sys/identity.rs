@@ -1,7 +1,7 @@
 //! Who a process is beyond its pid, and whether it is gone.
 
 use super::{allow, ask};
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 use std::fs;
 use std::os::fd::BorrowedFd;
 
@@ -49,6 +49,8 @@ struct Stat {
     state: char,
     /// The first thread is on its way out.
     exits: bool,
+    /// Threads that have not ended, and the first one, which stays until the process is waited for.
+    threads: u64,
     origin: Origin,
 }
 
@@ -59,14 +61,16 @@ fn stat(pid: u32) -> Option<Stat> {
     allow("open").ok()?;
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
-    // By the manual's count these are the fields 3, 9, 22 and 28.
+    // By the manual's count these are the fields 3, 9, 20, 22 and 28.
     let state = fields.next()?.chars().next()?;
     let flags: u64 = fields.nth(5)?.parse().ok()?;
-    let started = fields.nth(12)?.parse().ok()?;
+    let threads = fields.nth(10)?.parse().ok()?;
+    let started = fields.nth(1)?.parse().ok()?;
     let stack = fields.nth(5)?.parse().ok()?;
     Some(Stat {
         state,
         exits: flags & EXITING != 0,
+        threads,
         origin: Origin { started, stack },
     })
 }
@@ -108,13 +112,15 @@ pub(crate) fn is_gone(pid: u32, origin: Origin, marked: Option<MarkedThread<'_>>
         Err(_) => {}
     }
     let Some(now) = stat(pid) else {
-        // It ended between the calls; or /proc isn't there, and the pid is all that can be asked.
-        return rustix::process::test_kill_process(raw) == Err(rustix::io::Errno::SRCH);
+        // It ended between the calls; or /proc isn't there, or no descriptor, and the pid is all that can be asked.
+        return !exists(pid);
     };
     let differs = |then: u64, now: u64| then != 0 && now != 0 && then != now;
     let is_another = differs(origin.started, now.origin.started);
     let was_replaced = differs(origin.stack, now.origin.stack);
-    if is_another || was_replaced {
+    // Where no pidfd is to be had: all threads have ended, and nobody has waited for it yet.
+    let has_ended = matches!(now.state, 'Z' | 'X') && now.threads <= 1;
+    if is_another || was_replaced || has_ended {
         return true;
     }
     // Where the stack isn't told, or exec chose the same: a first thread that ends by itself, while others run on, is
@@ -134,12 +140,13 @@ pub(crate) struct MarkedThread<'a> {
 
 /// Whether a process has a file mapped; `None` where it may not be looked into. Source: proc_pid_maps(5).
 fn maps(pid: u32, file: BorrowedFd<'_>) -> Option<bool> {
-    let stat = rustix::fs::fstat(file).ok()?;
+    let stat = ask("fstat", || rustix::fs::fstat(file)).ok()?;
     let (major, minor) = (
         rustix::fs::major(stat.st_dev),
         rustix::fs::minor(stat.st_dev),
     );
     let (device, inode) = (format!("{major:02x}:{minor:02x}"), stat.st_ino.to_string());
+    allow("open").ok()?;
     let text = fs::read(format!("/proc/{pid}/maps")).ok()?;
     let text = String::from_utf8_lossy(&text);
     let is_it = |line: &str| {
@@ -155,10 +162,22 @@ pub(crate) fn thread_exists(tid: u32) -> bool {
     match stat(tid) {
         // A process that nobody has waited for keeps the id of its first thread.
         Some(now) => !matches!(now.state, 'Z' | 'X'),
-        None => process(tid).is_some_and(|raw| {
-            rustix::process::test_kill_process(raw) != Err(rustix::io::Errno::SRCH)
-        }),
+        None => exists(tid),
     }
+}
+
+/// Whether a process or a thread has that id, as far as can be told without a descriptor: one that has ended has it
+/// until it is waited for, which only its parent can tell.
+fn exists(id: u32) -> bool {
+    let Some(raw) = process(id) else {
+        return false;
+    };
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let ended = ask("waitid", || {
+        rustix::process::waitid(WaitId::Pid(raw), options)
+    });
+    let asked = ask("kill", || rustix::process::test_kill_process(raw));
+    !matches!(ended, Ok(Some(_))) && asked != Err(rustix::io::Errno::SRCH)
 }
 
 /// The id of a process as the system wants it; `None` for a number that can't be one.

@@ -155,6 +155,8 @@ impl Thread {
     /// list until the thread ends or [`unlink`](Self::unlink) takes it out.
     pub(crate) fn link(self, node: &Node) {
         if self.head == 0 {
+            // Whoever had it in a list before has it no more.
+            node.next.put(0);
             return;
         }
         let link = node.next.address();
