@@ -15,6 +15,7 @@ mod bytes;
 mod child;
 #[cfg(crash_points)]
 mod crash;
+mod fork;
 #[cfg(crash_points)]
 mod getter;
 mod lock;
@@ -24,5 +25,6 @@ mod queue;
 mod refuse;
 #[cfg(crash_points)]
 mod scene;
+mod starve;
 #[cfg(crash_points)]
 mod steps;
