@@ -5,6 +5,7 @@ __all__ = ['Popen']
 import os
 import select
 import signal
+import sys
 import threading
 import time
 
@@ -30,18 +31,24 @@ class Popen:
         _core.arena_descriptor()
         parent_pid = os.getpid()
         by_main_thread = threading.get_native_id() == parent_pid
-        parent_sentinel = os.pidfd_open(parent_pid)
+        parent_sentinel = util._pidfd(parent_pid)
         try:
             self.pid = os.fork()
             if self.pid == 0:
                 self._run_child(process_obj, parent_pid, by_main_thread, parent_sentinel)
         finally:
             os.close(parent_sentinel)
-        self._watch(os.pidfd_open(self.pid))
+        self._watch()
 
-    def _watch(self, sentinel):
-        self.sentinel = sentinel
-        self.finalizer = util.Finalize(self, util.close_fds, (sentinel,))
+    def _watch(self):
+        try:
+            self.sentinel = util._pidfd(self.pid)
+        except BaseException:
+            # Another thread took the last descriptor. Nobody would ever wait for the child.
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            raise
+        self.finalizer = util.Finalize(self, util.close_fds, (self.sentinel,))
 
     @staticmethod
     def _run_child(process_obj, parent_pid, by_main_thread, parent_sentinel):
@@ -49,11 +56,21 @@ class Popen:
         code = 1
         try:
             util._forget_exit()
-            if process_obj.daemon:
-                _core.die_with_parent(parent_pid, by_main_thread)
-            code = process_obj._bootstrap(parent_sentinel=parent_sentinel)
+            if not process_obj.daemon or Popen._bind(process_obj, parent_pid, by_main_thread):
+                code = process_obj._bootstrap(parent_sentinel=parent_sentinel)
         finally:
             util._exit_forked(code)
+
+    @staticmethod
+    def _bind(process_obj, parent_pid, by_main_thread):
+        """Has this process, a daemon, end with its parent; one that can't be bound doesn't begin."""
+        try:
+            _core.die_with_parent(parent_pid, by_main_thread)
+        except OSError as e:
+            sys.stderr.write('Process %s: %s\n' % (process_obj.name, e))
+            util._flush_std_streams()
+            return False
+        return True
 
     def duplicate_for_child(self, fd):
         """The number that a descriptor has in the child."""

@@ -48,8 +48,12 @@ class Popen(popen_fork.Popen):
     def _start(self, process_obj, pickle):
         arena = _core.arena_descriptor()
         parent_pid = os.getpid()
-        parent_sentinel = os.pidfd_open(parent_pid)
-        reader, writer = os.pipe()
+        parent_sentinel = util._pidfd(parent_pid)
+        try:
+            reader, writer = map(util._above_streams, os.pipe())
+        except BaseException:
+            os.close(parent_sentinel)
+            raise
         try:
             command = spawn.get_command_line(
                 token=self._slot.token(arena), pipe_handle=reader, parent_sentinel=parent_sentinel,
@@ -57,7 +61,7 @@ class Popen(popen_fork.Popen):
                 by_main_thread=int(threading.get_native_id() == parent_pid), alias=int(_alias.installed))
             self._fds += [arena, reader, parent_sentinel]
             self.pid = util.spawnv_passfds(spawn.get_executable(), command, self._fds)
-            self._watch(os.pidfd_open(self.pid))
+            self._watch()
         except BaseException:
             os.close(writer)
             raise

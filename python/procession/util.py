@@ -7,6 +7,7 @@ __all__ = [
 ]
 
 import atexit
+import fcntl
 import itertools
 import os
 import sys
@@ -353,6 +354,25 @@ def close_all_fds_except(fds):
     assert fds[-1] == MAXFD, 'fd too large'
     for before, after in itertools.pairwise(fds):
         os.closerange(before + 1, after)
+
+
+def _above_streams(fd):
+    """The same descriptor under a number that no standard stream has: one of those may be closed."""
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
+
+
+def _pidfd(pid):
+    """A descriptor of a process that isn't waited for yet."""
+    try:
+        return _above_streams(os.pidfd_open(pid))
+    except OSError as e:
+        # A filter's refusal or an old kernel's: it says of what.
+        raise OSError(e.errno, f'pidfd_open: {e.strerror}') from None
 
 
 def close_fds(*fds):
