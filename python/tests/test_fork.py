@@ -1,8 +1,10 @@
 """Forks that aren't ours, forks among threads, and what a program that a fork starts inherits."""
 
+import ctypes
 import os
 import queue
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -11,6 +13,14 @@ import unittest
 import helpers
 import procession
 from helpers import wait_until
+from procession import _core
+
+#: The system call by which a thread ends alone.
+EXIT = 60 if os.uname().machine == 'x86_64' else 93
+
+
+def pass_on(queue, answers):
+    answers.put(queue.get())
 
 
 def put_here_and_there(queue, answers, number):
@@ -35,6 +45,9 @@ class ForkCase(helpers.Case):
     def setUp(self):
         super().setUp()
         self.queue, self.lock = self.context.Queue(), self.context.Lock()
+        #: Forked, and not waited for yet: the ids of others may be anybody's by now.
+        self.running = set()
+        self.addCleanup(lambda: [self.reap(pid) for pid in list(self.running)])
 
     def fork(self, function, *args):
         """A bare fork, without a word to us; 0 if the function returns, 1 if it raises."""
@@ -46,18 +59,22 @@ class ForkCase(helpers.Case):
                 status = 0
             finally:
                 os._exit(status)
-        self.addCleanup(self.reap, pid)
+        self.running.add(pid)
         return pid
 
     def reap(self, pid):
-        try:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        except (ChildProcessError, ProcessLookupError):
-            pass
+        os.kill(pid, signal.SIGKILL)
+        self.status(pid)
 
     def status(self, pid):
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        status = os.waitpid(pid, 0)[1]
+        self.running.discard(pid)
+        return os.waitstatus_to_exitcode(status)
+
+    def census(self):
+        """What the arena holds, once all that can be given back is."""
+        _core.reap()
+        return _core.census()
 
 
 class BareForkTest(ForkCase):
@@ -153,6 +170,151 @@ class BareForkTest(ForkCase):
         self.assertEqual((done.stdout, done.stderr), ('0\n', ''))
 
 
+class ReferencesTest(ForkCase):
+    def test_what_a_parent_drops_at_once(self):
+        answers = self.context.Queue()
+
+        def child(queue, lock, number):
+            with lock:
+                assert queue.get() == b'x' * 20_000
+            queue.put('again')
+            assert queue.get() == 'again'
+            answers.put(number)
+
+        for number in range(1000):
+            queue, lock = self.context.Queue(), self.context.Lock()
+            queue.put(b'x' * 20_000)
+            pid = self.fork(child, queue, lock, number)
+            del queue, lock
+            self.assertEqual(answers.get(), number)
+            self.assertEqual(self.status(pid), 0)
+        del answers
+        census = self.census()
+        self.assertEqual((census['processes'], census['owned_bytes']), (1, 0))
+
+    def test_what_a_parent_of_ours_drops_at_once(self):
+        answers = self.context.Queue()
+        for number in range(100):
+            queue = self.context.Queue()
+            queue.put(number)
+            child = self.start(pass_on, queue, answers)
+            del queue
+            self.assertEqual(answers.get(), number)
+            child.join()
+            child.close()
+
+    def test_a_grandchild_outlives_both(self):
+        def child(queue, answers):
+            if os.fork() == 0:
+                while os.getppid() == middle[0]:
+                    time.sleep(0.001)
+                pass_on(queue, answers)
+                os._exit(0)
+
+        answers, middle = self.context.Queue(), []
+        for number in range(50):
+            queue = self.context.Queue()
+            queue.put(number)
+            middle[:] = [0]
+
+            def begin(queue=queue):
+                middle[0] = os.getpid()
+                child(queue, answers)
+
+            pid = self.fork(begin)
+            del queue, begin
+            self.assertEqual(self.status(pid), 0)
+            self.assertEqual(answers.get(), number)
+
+    def test_every_end_of_a_bare_fork(self):
+        def end_by(end):
+            self.lock.acquire()
+            self.queue.put('held')
+            end()
+
+        ends = [lambda: os._exit(3), lambda: os.kill(os.getpid(), signal.SIGKILL), os.abort,
+                lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM),
+                lambda: os.execv('/bin/sleep', ['sleep', '3600'])]
+        for end in ends:
+            pid = self.fork(end_by, end)
+            self.assertEqual(self.queue.get(), 'held')
+            # It is nobody's child that anybody waits for, or lives on as another program.
+            with self.assertWarnsRegex(RuntimeWarning, 'died holding it'):
+                self.assertTrue(self.lock.acquire())
+            self.lock.release()
+            self.reap(pid)
+
+    def test_exec_inside_with(self):
+        done = self.script('''
+            import os, sys, warnings, procession
+            context = procession.get_context('fork')
+            lock, queue = context.Lock(), context.Queue()
+            if os.fork() == 0:
+                with lock:
+                    queue.put('inside')
+                    os.execv('/bin/sleep', ['sleep', '1'])
+            assert queue.get() == 'inside'
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter('always')
+                with lock:
+                    print([str(one.message) for one in warned])
+            os.wait()
+            ''')
+        self.assertIn('died holding it', done.stdout)
+        self.assertEqual(done.stderr, '')
+
+    def test_exec_among_threads_that_put_and_get(self):
+        # One of the threads is inside the queue, as often as not, when all of them go.
+        for round in range(15):
+            queue, ready = self.context.Queue(), self.context.Queue()
+
+            def become():
+                def loop():
+                    while True:
+                        queue.put(b'x' * 20_000)
+                        queue.get()
+
+                for _ in range(3):
+                    threading.Thread(target=loop, daemon=True).start()
+                ready.put(True)
+                time.sleep(0.002 * round)
+                os.execv('/bin/sleep', ['sleep', '3600'])
+
+            pid = self.fork(become)
+            self.assertTrue(ready.get())
+            for _ in range(200):
+                queue.put(b'x' * 20_000)
+                self.assertEqual(queue.get(), b'x' * 20_000)
+            self.reap(pid)
+
+    def test_a_first_thread_that_ends_alone(self):
+        def child():
+            def go_on():
+                with open(f'/proc/{os.getpid()}/stat') as file:
+                    while file.seek(0) or file.read().rsplit(')', 1)[1].split()[0] != 'Z':
+                        time.sleep(0.001)
+                self.queue.put('here still')
+                assert back.get() == 'a question'
+                self.lock.release()
+                os._exit(0)
+
+            self.lock.acquire()
+            threading.Thread(target=go_on).start()
+            libc = ctypes.CDLL(None)
+            # By the system call, which asks no interpreter; ctypes lets go of the interpreter's lock before it.
+            libc.syscall(EXIT, 0)
+
+        back = self.context.Queue()
+        pid = self.fork(child)
+        self.assertEqual(self.queue.get(), 'here still')
+        _core.reap()
+        # It lives, so what it holds it holds.
+        self.assertFalse(self.lock.acquire(timeout=0.2))
+        back.put('a question')
+        self.assertTrue(self.lock.acquire())
+        self.assertEqual(self.status(pid), 0)
+
+
 class AmongThreadsTest(ForkCase):
     def among(self, work, threads=2):
         """Runs `work` in threads until the test is over."""
@@ -243,6 +405,45 @@ class AmongThreadsTest(ForkCase):
             self.assertEqual(answers.get(), 'done')
             child.join()
             child.close()
+
+    def test_fork_while_others_make_and_drop(self):
+        def make():
+            queue, lock = self.context.Queue(), self.context.Lock()
+            queue.put(b'x' * 20_000)
+            with lock:
+                self.assertEqual(len(queue.get()), 20_000)
+
+        self.among(make, threads=3)
+        for _ in range(60):
+            pid = self.fork(make)
+            self.assertEqual(self.status(pid), 0)
+
+    def test_forks_in_several_threads(self):
+        statuses = []
+
+        def fork():
+            for number in range(30):
+                pid = self.fork(self.put_and_get)
+                statuses.append(self.status(pid))
+
+        threads = [threading.Thread(target=fork) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(statuses, [0] * 90)
+        self.assertTrue(self.queue.empty())
+
+    def test_programs_while_others_put_and_get(self):
+        # By vfork or posix_spawn, which run no fork handlers: the program has nothing of ours.
+        self.among(self.put_and_get)
+        listing = 'for fd in /proc/self/fd/*; do readlink $fd; done'
+        for close_fds in (True, False):
+            for _ in range(15):
+                done = subprocess.run(['sh', '-c', listing], capture_output=True, text=True, close_fds=close_fds)
+                self.assertEqual(done.stderr, '')
+                self.assertNotIn('memfd', done.stdout)
+        self.assertEqual(self.census()['processes'], 1)
 
     def test_a_child_of_another_thread_outlives_it(self):
         reader, writer = self.context.Pipe(False)
