@@ -7,6 +7,17 @@ use std::os::unix::process::CommandExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+fn store(queue: &Queue, message: &[u8]) {
+    let put = queue.put(0, &[message], Deadline::NEVER);
+    assert_eq!(put, Ok(Put::Stored));
+}
+
+/// Sends a signal to this process.
+fn raise(signal: i32) {
+    // SAFETY: to this process, whose handlers are the default ones.
+    unsafe { libc::raise(signal) };
+}
+
 /// The parent drops all that it has of a queue right after the fork; the child goes on with it.
 #[test]
 fn a_child_keeps_what_its_parent_drops_at_once() {
@@ -130,7 +141,7 @@ fn forks_of_several_threads_and_generations() {
                 for _ in 0..50 {
                     fork(|| {
                         queue.put(0, &[b"child"], Deadline::NEVER).unwrap();
-                        fork(|| drop(queue.put(0, &[b"grandchild"], Deadline::NEVER))).join();
+                        fork(|| store(&queue, b"grandchild")).join();
                     })
                     .join();
                 }
@@ -154,16 +165,8 @@ fn every_end_of_a_bare_fork() {
     let ends: [(fn(&Arena), Acquired); 5] = [
         // SAFETY: ends the process.
         (|_| unsafe { libc::_exit(0) }, Acquired::OwnerDied),
-        // SAFETY: to this process.
-        (
-            |_| drop(unsafe { libc::raise(libc::SIGKILL) }),
-            Acquired::OwnerDied,
-        ),
-        // SAFETY: to this process.
-        (
-            |_| drop(unsafe { libc::raise(libc::SIGSEGV) }),
-            Acquired::OwnerDied,
-        ),
+        (|_| raise(libc::SIGKILL), Acquired::OwnerDied),
+        (|_| raise(libc::SIGSEGV), Acquired::OwnerDied),
         (|_| become_another(), Acquired::OwnerDied),
         // It leaves normally: what it holds stays held, until somebody releases it.
         (Arena::leave, Acquired::TimedOut),
@@ -253,7 +256,7 @@ fn a_first_thread_that_ends_alone_takes_nothing_along() {
             let question = told.get(Deadline::NEVER).unwrap().unwrap();
             queue.put(0, &[&question.bytes], Deadline::NEVER).unwrap();
             // Its own children are forked by a thread that isn't the first.
-            fork(|| drop(queue.put(0, &[b"child"], Deadline::NEVER).unwrap())).join();
+            fork(|| store(&queue, b"child")).join();
             told.get(Deadline::NEVER).unwrap().unwrap();
             lock.release().unwrap();
             // SAFETY: ends the process.

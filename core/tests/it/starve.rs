@@ -25,7 +25,11 @@ fn memory() -> Result<Arena> {
 fn relatives(arena: &Arena) -> Result<()> {
     let (queue, lock) = (Queue::new(arena, None)?, Lock::new(arena)?);
     fork(|| {
-        fork(|| drop(queue.put(0, &[b"grandchild"], Deadline::NEVER).unwrap())).join();
+        fork(|| {
+            let put = queue.put(0, &[b"grandchild"], Deadline::NEVER);
+            assert_eq!(put, Ok(Put::Stored));
+        })
+        .join();
         queue.put(0, &[&[7; 50_000]], Deadline::NEVER).unwrap();
     })
     .join();

@@ -9,6 +9,7 @@ mod lock;
 mod pool;
 mod process;
 mod queue;
+mod starve;
 mod watchdog;
 
 procession::test_support!();
