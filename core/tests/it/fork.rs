@@ -153,6 +153,9 @@ fn forks_of_several_threads_and_generations() {
     until_empty(&arena);
 }
 
+/// How a process ends.
+type End = fn(&Arena);
+
 /// A forked child ends in any way, and what it put is there.
 #[test]
 fn every_end_of_a_bare_fork() {
@@ -162,7 +165,7 @@ fn every_end_of_a_bare_fork() {
         Queue::new(&arena, None).unwrap(),
         Lock::new(&arena).unwrap(),
     );
-    let ends: [(fn(&Arena), Acquired); 5] = [
+    let ends: [(End, Acquired); 5] = [
         // SAFETY: ends the process.
         (|_| unsafe { libc::_exit(0) }, Acquired::OwnerDied),
         (|_| raise(libc::SIGKILL), Acquired::OwnerDied),

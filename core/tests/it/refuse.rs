@@ -1,6 +1,6 @@
 //! Every system call of every operation, refused once with each error that it may give.
 
-use crate::child::{alone, fork};
+use crate::child::{alone, fork, has_children};
 use procession_core::sys::{crash, refuse};
 use procession_core::{Acquired, Arena, Claim, Deadline, Error, Lock, Put, Queue, Result, Spec};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
@@ -329,12 +329,6 @@ fn descriptors() -> Vec<String> {
     names
 }
 
-/// Whether a child of this process is left that nobody has waited for.
-fn has_children() -> bool {
-    // SAFETY: waits for nobody, and wants no status.
-    unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) >= 0 }
-}
-
 /// An error says which call was refused, and how.
 fn names(error: &Error, call: &'static str, errno: i32) -> bool {
     // A descriptor that doesn't tell its seals isn't known for an arena's.
@@ -396,8 +390,10 @@ const DEATHS: &[(&str, &str)] = &[
     ("make more than a window of locks", "put, large"),
 ];
 
-/// No operation makes more stores than this that are worth a death each.
-const STORES_MAX: u64 = 150;
+/// The stores that are worth a death each: the first ones all, and some of those that are made again and again.
+fn stores() -> impl Iterator<Item = u64> {
+    (1..60).chain((60..300).step_by(11))
+}
 
 fn named(name: &str) -> &'static Operation {
     let mut operations = OPERATIONS.iter();
@@ -457,7 +453,7 @@ fn any_call_of_a_repair_may_be_refused() {
     let (mut deaths, mut refused) = (0, 0);
     for (dies, finds) in DEATHS {
         let (dies, finds) = (named(dies), named(finds));
-        for store in 1..STORES_MAX {
+        for store in stores() {
             let mut n = 1;
             let last = loop {
                 let outcome = die_and_find(dies, finds, store, n);

@@ -1,10 +1,16 @@
 //! Too little of something: an error that says what is missing, or another way that works.
 //!
 //! The limits are the shell's to set: it starts this program again, for one test, in which all of them hold.
+#![allow(
+    clippy::print_stdout,
+    reason = "how each piece of work ended, for the test that has set the limits"
+)]
 
 use crate::watchdog::watch;
 use procession::{Error, ErrorKind, JoinError, Lock, Pool, Process, Queue};
 use std::process::Command;
+
+type Work = fn() -> Result<(), Error>;
 
 fn double(number: u32) -> u32 {
     number * 2
@@ -49,7 +55,7 @@ fn descriptors() -> usize {
 #[test]
 fn work() {
     let _watchdog = watch();
-    let works: [(&str, fn() -> Result<(), Error>); 3] = [
+    let works: [(&str, Work); 3] = [
         ("share", share),
         ("start a process", start),
         ("a pool", || {
