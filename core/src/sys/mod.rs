@@ -16,6 +16,8 @@ pub mod launch;
 pub(crate) mod mapping;
 pub mod pidfd;
 pub(crate) mod robust;
+#[cfg(crash_points)]
+pub mod simulation;
 pub(crate) mod word;
 
 use crate::Error;
