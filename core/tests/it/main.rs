@@ -24,3 +24,5 @@ mod queue;
 mod scene;
 #[cfg(crash_points)]
 mod steps;
+mod simulation;
+mod step;
