@@ -23,6 +23,6 @@ mod queue;
 #[cfg(crash_points)]
 mod scene;
 #[cfg(crash_points)]
-mod steps;
 mod simulation;
-mod step;
+#[cfg(crash_points)]
+mod steps;
