@@ -33,6 +33,12 @@ impl Deadline {
         }
     }
 
+    /// This deadline, and `more` time beyond it.
+    #[must_use]
+    pub fn later(self, more: Duration) -> Self {
+        Self(self.0.and_then(|end| end.checked_add(more)))
+    }
+
     /// The time left: `None` without an end, zero once it has passed.
     #[must_use]
     pub fn remaining(self) -> Option<Duration> {
