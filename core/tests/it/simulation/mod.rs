@@ -20,7 +20,7 @@ use std::time::Duration;
 use world::{Roughness, World};
 
 /// Cases of a run of the tests.
-const SEEDS: u64 = 3_000;
+const SEEDS: u64 = 6_000;
 const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MILLISECOND;
 /// When a case becomes calm, and those who still wait are looked at.

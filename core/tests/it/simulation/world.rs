@@ -821,10 +821,9 @@ impl System for World {
     }
 
     fn thread_exists(&self, tid: u32) -> bool {
-        let exists = |process: &Process| {
-            let is_gone = matches!(process.phase, Phase::Gone) && process.is_waited_for();
-            process.pid == tid && !is_gone
-        };
+        // As the engine asks it: one that is gone, and that nobody has waited for, has no thread any more.
+        let exists =
+            |process: &Process| process.pid == tid && !matches!(process.phase, Phase::Gone);
         self.state.borrow().processes.iter().any(exists)
     }
 
