@@ -19,6 +19,8 @@ mod crash;
 mod getter;
 mod lock;
 mod process;
+#[cfg(crash_points)]
+mod properties;
 mod queue;
 #[cfg(crash_points)]
 mod scene;

@@ -3,7 +3,7 @@
 //! [`world`] is the machine, [`actor`] what a process does, [`oracle`] what must hold. A case that fails prints its
 //! seed; `SEED=n` runs that one alone, `SEEDS=n` as many as you have time for.
 
-mod actor;
+pub(crate) mod actor;
 mod oracle;
 pub(crate) mod world;
 
@@ -322,7 +322,7 @@ impl Auditor {
     }
 }
 
-fn number(name: &str) -> Option<u64> {
+pub(crate) fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
