@@ -63,6 +63,9 @@ struct Model {
     uncounted: Option<u64>,
     /// A get was killed before it counted what it took: a put that doesn't wait may not see the room yet.
     unmissed: bool,
+    /// A get was killed after the lock and before `losing` was cleared: the next that is killed inside may count its
+    /// loss.
+    late: bool,
 }
 
 impl Model {
@@ -91,6 +94,7 @@ impl Model {
             model.messages.pop_front();
             model.lost += lost;
             model.unmissed = result == Result::Killed;
+            model.late = result == Result::Killed && lost == 0;
             model
         };
         let closed = || Self {
@@ -107,8 +111,20 @@ impl Model {
             (Deed::Put(_), Result::Full) if (full || seems_full) && !self.closed => same(),
             (Deed::Put(_), Result::Closed) if self.closed => same(),
             // Killed after the queue had let it go, it is lost, and the queue can't know.
-            (Deed::Get { .. }, Result::Killed) if front.is_some() => {
-                vec![self.clone(), got(1), got(0)]
+            (Deed::Get { .. }, Result::Killed) => {
+                let mut after = vec![self.clone()];
+                if front.is_some() {
+                    after.extend([got(1), got(0)]);
+                }
+                if self.late {
+                    let counted = Self {
+                        lost: self.lost + 1,
+                        late: false,
+                        ..self.clone()
+                    };
+                    after.push(counted);
+                }
+                after
             }
             (Deed::Get { .. }, Result::Got(number)) if front == Some(number) => vec![got(0)],
             (Deed::Get { .. }, Result::Nothing)
@@ -189,6 +205,7 @@ impl Watcher {
             lost: 0,
             uncounted: None,
             unmissed: false,
+            late: false,
         }];
         let mut watcher = Self {
             world,
@@ -227,7 +244,8 @@ impl Watcher {
             // A claim that is asked after a repair says which of the two happened.
             let fits = claimed.is_none_or(|claimed| {
                 let front = model.messages.front().copied().unwrap_or(0);
-                claimed == if *model == after { 0 } else { front }
+                let taken = model.messages.len() > after.messages.len();
+                claimed == if taken { front } else { 0 }
             });
             if fits && !self.models.contains(&after) {
                 self.models.push(after);
