@@ -1,7 +1,8 @@
 //! Whole trees of processes in one thread, from a seed: kills, stops, delays and false wakes anywhere.
 //!
 //! [`world`] is the machine, [`actor`] what a process does, [`oracle`] what must hold. A case that fails prints its
-//! seed; `SEED=n` runs that one alone, `SEEDS=n` as many as you have time for.
+//! seed; `SEED=n` runs that one alone, `SEEDS=n` as many as you have time for,
+//! both so many from that one on.
 
 pub(crate) mod actor;
 mod oracle;
@@ -21,6 +22,8 @@ use world::{Roughness, World};
 
 /// Cases of a run of the tests.
 const SEEDS: u64 = 6_000;
+/// Cases between two lines of a long run.
+const CHUNK: u64 = 10_000;
 const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MILLISECOND;
 /// When a case becomes calm, and those who still wait are looked at.
@@ -353,18 +356,23 @@ fn run(seeds: std::ops::Range<u64>) {
         "{} cases: {steps} steps, {kills} kills, {got} messages, {told} deaths of owners told",
         seeds.end - seeds.start
     );
-    assert!(got > 0 || seeds.end - seeds.start < 100, "no messages");
+    assert!(
+        got > 0 || seeds.end - seeds.start < 100,
+        "no messages at all"
+    );
 }
 
 #[test]
 fn a_tree_of_simulated_processes_survives_whatever_a_seed_has() {
-    let _alone = alone();
-    let seeds = match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SEEDS").unwrap_or(SEEDS),
-    };
-    println!("SEED={}..{}", seeds.start, seeds.end);
-    run(seeds);
+    let (first, count) = (number("SEED"), number("SEEDS"));
+    let begin = first.unwrap_or(0);
+    let end = begin + count.unwrap_or(if first.is_some() { 1 } else { SEEDS });
+    println!("SEED={begin}..{end}");
+    for chunk in (begin..end).step_by(usize::try_from(CHUNK).unwrap()) {
+        // The watchdog is for each chunk.
+        let _alone = alone();
+        run(chunk..end.min(chunk + CHUNK));
+    }
 }
 
 #[test]
