@@ -15,7 +15,7 @@ impl Deadline {
     /// Gives up once `timeout` has passed from now; a timeout beyond what the clock can count never passes.
     #[must_use]
     pub fn after(timeout: Duration) -> Self {
-        Self(Instant::now().checked_add(timeout))
+        Self(now().checked_add(timeout))
     }
 
     /// Gives up at the first moment at which it would have to wait.
@@ -33,11 +33,16 @@ impl Deadline {
         }
     }
 
+    /// This deadline, and `more` time beyond it.
+    #[must_use]
+    pub fn later(self, more: Duration) -> Self {
+        Self(self.0.and_then(|end| end.checked_add(more)))
+    }
+
     /// The time left: `None` without an end, zero once it has passed.
     #[must_use]
     pub fn remaining(self) -> Option<Duration> {
-        self.0
-            .map(|end| end.saturating_duration_since(Instant::now()))
+        self.0.map(|end| end.saturating_duration_since(now()))
     }
 
     /// Whether it has passed.
@@ -45,4 +50,25 @@ impl Deadline {
     pub fn passed(self) -> bool {
         self.remaining() == Some(Duration::ZERO)
     }
+}
+
+/// The present time.
+#[inline]
+pub(crate) fn now() -> Instant {
+    #[cfg(crash_points)]
+    if let Some(now) = PRETENDED.get() {
+        return now;
+    }
+    Instant::now()
+}
+
+#[cfg(crash_points)]
+thread_local! {
+    static PRETENDED: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Has the calling thread take `now` for the present time, until told otherwise: for simulations.
+#[cfg(crash_points)]
+pub fn pretend(now: Option<Instant>) {
+    PRETENDED.set(now);
 }

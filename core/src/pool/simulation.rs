@@ -1,4 +1,4 @@
-//! The scheduler among workers that die, stall, answer late and twice, from a seed.
+//! The scheduler and the jobs it serves, among workers that die, stall, answer late and twice, from a seed.
 //!
 //! A run prints nothing unless it fails; then the panic names its seed, and `SEED=n cargo test simulation` repeats
 //! that one. `SEEDS=n` runs as many as you have time for.
@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{Action, Limits, Phase, Scheduler, TaskId, WorkerId};
+use super::batch::{Gather, Stream};
+use super::{Action, Failure, Limits, Phase, Scheduler, TaskId, WorkerId};
 
 const SEEDS: u64 = 10_000;
 /// More than any run needs: a run that takes longer hangs.
@@ -55,6 +56,8 @@ enum Stage {
 
 struct Process {
     stage: Stage,
+    /// It is stopped, or slow, until then.
+    stalled: Option<Instant>,
     claim: Option<TaskId>,
     done: u64,
 }
@@ -64,6 +67,72 @@ enum Message {
     Ready(WorkerId),
     Retired(WorkerId),
     Answer(TaskId),
+    /// Says nothing; whoever hears looks around.
+    Nudge,
+}
+
+/// The most tasks of a job, and what a ticket counts its jobs in.
+const BATCH: u64 = 16;
+
+/// What a user asked for at once, and how its results come together: all at the end, and one by one in both orders.
+struct Job {
+    tasks: u64,
+    ended: u64,
+    first_error: Option<i32>,
+    gather: Gather<u64, i32>,
+    ordered: Stream<u64>,
+    unordered: Stream<u64>,
+    /// Results in the order in which they came out of the streams.
+    taken: [Vec<u64>; 2],
+}
+
+impl Job {
+    fn new() -> Self {
+        Self {
+            tasks: 0,
+            ended: 0,
+            first_error: None,
+            gather: Gather::new(usize::try_from(BATCH).unwrap()),
+            ordered: Stream::ordered(),
+            unordered: Stream::unordered(),
+            taken: [Vec::new(), Vec::new()],
+        }
+    }
+
+    /// All of its tasks were submitted, or refused.
+    fn settle(&mut self) {
+        self.gather.resize(usize::try_from(self.tasks).unwrap());
+        self.ordered.set_tasks(self.tasks);
+        self.unordered.set_tasks(self.tasks);
+    }
+
+    fn end(&mut self, index: u64, end: Result<u64, i32>) {
+        self.ended += 1;
+        let is_known = self.ordered.tasks().is_some();
+        if self.first_error.is_none() {
+            self.first_error = end.err();
+        }
+        let (complete, _) = self.gather.put(usize::try_from(index).unwrap(), end);
+        assert_eq!(complete, is_known && self.ended == self.tasks);
+        self.ordered.put(index, index);
+        self.unordered.put(index, index);
+        let streams = [&mut self.ordered, &mut self.unordered];
+        for (stream, taken) in streams.into_iter().zip(&mut self.taken) {
+            taken.extend(std::iter::from_fn(|| stream.take()));
+        }
+    }
+
+    fn check(&mut self) {
+        assert_eq!(self.ended, self.tasks);
+        assert!(self.ordered.is_over() && self.unordered.is_over());
+        let all: Vec<u64> = (0..self.tasks).collect();
+        let finished = self.gather.finish();
+        assert_eq!(finished, self.first_error.map_or(Ok(all.clone()), Err));
+        let [ordered, unordered] = &mut self.taken;
+        assert_eq!(*ordered, all);
+        unordered.sort_unstable();
+        assert_eq!(*unordered, all);
+    }
 }
 
 /// Everything around the scheduler: queues, processes, and a user who counts the answers.
@@ -74,6 +143,9 @@ struct World {
     tasks: VecDeque<TaskId>,
     tasks_closed: bool,
     answers: VecDeque<Message>,
+    /// Answers of the dead that weren't counted when they were looked for, and come out later.
+    late: VecDeque<Message>,
+    jobs: BTreeMap<u64, Job>,
     processes: BTreeMap<WorkerId, Process>,
     /// What each job of the user got: answers and failures.
     ends: HashMap<u64, u32>,
@@ -105,6 +177,8 @@ impl World {
             tasks: VecDeque::new(),
             tasks_closed: false,
             answers: VecDeque::new(),
+            late: VecDeque::new(),
+            jobs: BTreeMap::new(),
             processes: BTreeMap::new(),
             ends: HashMap::new(),
             submitted: 0,
@@ -137,6 +211,10 @@ impl World {
                 2 | 3 => self.take_answers(),
                 4 => self.notice_exits(),
                 5 if self.chance.percent(20) => self.lie(),
+                5 => {
+                    self.answers.extend(self.late.pop_front());
+                    self.answers.push_back(Message::Nudge);
+                }
                 _ => self.let_one_work(),
             }
             self.carry_out();
@@ -153,14 +231,35 @@ impl World {
             && self.processes.is_empty()
     }
 
+    /// Submits a job: some tasks, of which the pool may refuse the last ones.
     fn submit(&mut self) {
         self.to_submit -= 1;
-        if let Ok(task) = self.scheduler.submit(self.submitted) {
-            self.ends.insert(self.submitted, 0);
-            self.tasks.push_back(task);
-            self.old.push(task);
-        }
+        let number = self.submitted;
         self.submitted += 1;
+        self.jobs.insert(number, Job::new());
+        for index in 0..self.chance.below(BATCH / 2) {
+            let ticket = number * BATCH + index;
+            let Ok(task) = self.scheduler.submit(ticket) else {
+                break;
+            };
+            self.ends.insert(ticket, 0);
+            self.jobs.get_mut(&number).unwrap().tasks += 1;
+            self.old.push(task);
+            if self.chance.percent(97) {
+                self.tasks.push_back(task);
+            } else if let Some(ticket) = self.scheduler.withdraw(task) {
+                // Its message couldn't be stored: the caller hears of it, and nobody else.
+                self.end(ticket, Err(-1));
+            }
+        }
+        self.jobs.get_mut(&number).unwrap().settle();
+    }
+
+    /// A task was answered, or failed.
+    fn end(&mut self, ticket: u64, end: Result<u64, i32>) {
+        *self.ends.get_mut(&ticket).unwrap() += 1;
+        let job = self.jobs.get_mut(&(ticket / BATCH)).unwrap();
+        job.end(ticket % BATCH, end);
     }
 
     fn end_feed(&mut self) {
@@ -193,7 +292,8 @@ impl World {
         let awake = self
             .processes
             .iter()
-            .filter(|(_, process)| process.stage != Stage::Gone);
+            .filter(|(_, process)| process.stage != Stage::Gone)
+            .filter(|(_, process)| process.stalled.is_none_or(|until| until <= self.now));
         let awake: Vec<WorkerId> = awake.map(|(worker, _)| *worker).collect();
         if awake.is_empty() {
             return;
@@ -203,7 +303,11 @@ impl World {
         let killed = self.chance.percent(self.deadly);
         let fails = self.chance.percent(self.failing_starts);
         let answers_first = self.chance.percent(50);
+        let is_seen_late = self.chance.percent(30);
+        let stall = Duration::from_millis(self.chance.below(5_000));
+        let stalled = self.chance.percent(3).then(|| self.now + stall);
         let process = self.processes.get_mut(&worker).unwrap();
+        process.stalled = stalled;
         match process.stage {
             Stage::Starting if fails => process.stage = Stage::Gone,
             Stage::Starting => {
@@ -221,7 +325,12 @@ impl World {
             },
             Stage::Running(task) => {
                 if !killed || answers_first {
-                    self.answers.push_back(Message::Answer(task));
+                    let answers = if killed && is_seen_late {
+                        &mut self.late
+                    } else {
+                        &mut self.answers
+                    };
+                    answers.push_back(Message::Answer(task));
                     process.done += 1;
                     process.stage = Stage::Idle;
                 }
@@ -247,10 +356,11 @@ impl World {
             Some(Message::Ready(worker)) => self.scheduler.ready(worker),
             Some(Message::Retired(worker)) => self.scheduler.retired(worker),
             Some(Message::Answer(task)) => {
-                if let Some(job) = self.scheduler.answered(task) {
-                    *self.ends.get_mut(&job).unwrap() += 1;
+                if let Some(ticket) = self.scheduler.answered(task) {
+                    self.end(ticket, Ok(ticket % BATCH));
                 }
             }
+            Some(Message::Nudge) => {}
             None => return false,
         }
         true
@@ -289,12 +399,19 @@ impl World {
                     self.starts += 1;
                     let process = Process {
                         stage: Stage::Starting,
+                        stalled: None,
                         claim: None,
                         done: 0,
                     };
                     assert!(self.processes.insert(worker, process).is_none());
                 }
-                Action::Fail(job, _) => *self.ends.get_mut(&job).unwrap() += 1,
+                Action::Fail(ticket, failure) => {
+                    let how = match failure {
+                        Failure::Lost(how) | Failure::Broken(how) => how,
+                        Failure::Terminated => 0,
+                    };
+                    self.end(ticket, Err(how));
+                }
                 Action::Stop => self.tasks_closed = true,
                 Action::Kill => {
                     for process in self.processes.values_mut() {
@@ -306,8 +423,12 @@ impl World {
     }
 
     fn check(&mut self) {
+        self.answers.append(&mut self.late);
         while self.take_answer() {}
         self.carry_out();
+        for job in self.jobs.values_mut() {
+            job.check();
+        }
         for (job, ends) in &self.ends {
             assert_eq!(*ends, 1, "job {job} was answered {ends} times");
         }

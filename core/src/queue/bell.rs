@@ -9,12 +9,13 @@
 //! ringer killed between would otherwise leave a sleeper whom later ringers take for woken. It clears only the ticket
 //! that it saw, so a sleeper that went round meanwhile keeps its new one.
 
+use crate::deadline::now;
 use crate::shm::view::shared;
 use crate::sys::clock;
 use crate::sys::word::{Acquire, Cell, Relaxed, SeqCst, Wake, Word};
 use crate::{Deadline, Result};
 use std::sync::atomic::{AtomicBool, AtomicU32, fence};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 shared! {
     /// A bell, on a line of its own.
@@ -152,12 +153,12 @@ impl Patience {
         let failures = self.failures.load(Relaxed);
         let is_probe = failures % PROBE_EVERY == PROBE_EVERY - 1;
         let longest = if is_probe { PROBE } else { usual };
-        let begin = Instant::now();
+        let begin = now();
         let mut before = begin;
         loop {
             clock::yield_now();
-            let now = Instant::now();
-            let switched = now - before > SWITCH;
+            let after = now();
+            let switched = after - before > SWITCH;
             if ready()? {
                 let together = self.together.load(Relaxed);
                 self.together.store(
@@ -171,10 +172,10 @@ impl Patience {
                 self.set(if is_probe { LONGEST } else { usual * 2 });
                 return Ok(true);
             }
-            if now - begin > longest {
+            if after - begin > longest {
                 break;
             }
-            before = now;
+            before = after;
         }
         self.together.store(0, Relaxed);
         self.set(usual * 3 / 4);

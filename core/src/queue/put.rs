@@ -297,10 +297,27 @@ impl Queue {
 /// its holder is not running at the moment, and give up on one that is stopped.
 pub(super) fn patient(deadline: Deadline) -> Deadline {
     match deadline.remaining() {
-        Some(left) if left < LOOK_AGAIN => Deadline::after(left.max(LOOK_AGAIN)),
+        // From the deadline on, not from now: a call that signals interrupt is made again with the same one.
+        Some(left) if left < LOOK_AGAIN => deadline.later(LOOK_AGAIN),
         Some(_) => deadline,
         None => Deadline::NEVER,
     }
 }
 
 const _: () = assert!(LOOK_AGAIN.as_millis() <= Duration::from_millis(50).as_millis());
+
+#[cfg(test)]
+mod tests {
+    use super::{LOOK_AGAIN, patient};
+    use crate::Deadline;
+
+    #[test]
+    fn a_call_that_is_made_again_is_no_more_patient() {
+        let deadline = Deadline::now();
+        let first = patient(deadline);
+        assert!(!first.passed());
+        std::thread::sleep(LOOK_AGAIN);
+        assert_eq!(patient(deadline), first);
+        assert!(first.passed());
+    }
+}

@@ -234,7 +234,7 @@ pub(super) fn named(member: &Member, name: ObjectName) -> Result<&ObjectHeader> 
 
 /// Clears this process' bit in the object of that name, and frees the object if that was the last one. Under the
 /// allocator's lock.
-fn let_go(member: &Member, name: ObjectName) -> Result<()> {
+pub(super) fn let_go(member: &Member, name: ObjectName) -> Result<()> {
     if member.slot() == 0 {
         // A forked child without a place: it holds nothing.
         return Ok(());

@@ -12,6 +12,8 @@ pub(crate) mod check;
 pub(crate) mod drawing;
 mod family;
 pub(crate) mod layout;
+#[cfg(all(test, crash_points))]
+mod model;
 pub(crate) mod object;
 mod pages;
 mod poison;

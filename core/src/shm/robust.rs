@@ -116,8 +116,8 @@ impl RobustLock {
     pub(crate) fn lock_outer(&self, deadline: Deadline) -> Result<Option<Held<'_>>> {
         let held = self.lock(deadline)?;
         Ok(held.map(|mut held| {
-            held.linked = true;
             this_thread().link(&self.node);
+            held.linked = true;
             held
         }))
     }

@@ -16,7 +16,7 @@ use super::layout::{Header, WINDOWS, index, window_bytes, window_of, window_star
 use crate::sys::gate::Gate;
 use crate::sys::mapping::{self, Mapping};
 use crate::sys::robust::Node;
-use crate::sys::word::{Cell, Word, point};
+use crate::sys::word::{Cell, Word, before_load, point};
 use crate::{Error, Result};
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
@@ -144,6 +144,7 @@ impl Windows {
     /// Copies bytes out of shared memory.
     #[inline]
     pub(crate) fn read(&self, offset: u64, to: &mut [u8]) -> Result<()> {
+        before_load();
         let from = self.address(offset, to.len())?;
         // SAFETY: offset-in-bounds, map-outlives-view; `to` is this process' own, so they don't overlap.
         unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
@@ -153,6 +154,7 @@ impl Windows {
     /// Appends bytes of shared memory to a vector, without filling it first.
     #[inline]
     pub(crate) fn append(&self, offset: u64, length: usize, to: &mut Vec<u8>) -> Result<()> {
+        before_load();
         let from = self.address(offset, length)?;
         crate::sys::reserve(to, length)?;
         // SAFETY: the vector has room for them, just reserved.

@@ -94,6 +94,7 @@ fn watch(whose: Whose, armed: Option<(Trigger, Action)>) {
 }
 
 pub(crate) fn point(site: &'static Location<'static>) {
+    super::simulation::step(site);
     let Some(mut watch) = WATCH.get() else {
         return;
     };

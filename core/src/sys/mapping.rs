@@ -183,6 +183,10 @@ impl Mapping {
             unsafe { rustix::mm::mmap(anywhere, bytes, protection, flags, file, offset) }
         })?;
         let base = NonNull::new(address.cast()).ok_or(Error::Broken { what: "a mapping" })?;
+        #[cfg(crash_points)]
+        if let Some(system) = super::simulation::system() {
+            system.mapped(address.addr(), bytes, offset);
+        }
         Ok(Self { base, bytes })
     }
 
@@ -202,6 +206,10 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        #[cfg(crash_points)]
+        if let Some(system) = super::simulation::system() {
+            system.unmapped(self.base.addr().get());
+        }
         // SAFETY: map-outlives-view: views borrow the arena that owns this mapping, so none is left.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes) };
     }

@@ -18,6 +18,8 @@ pub mod pidfd;
 #[cfg(crash_points)]
 pub mod refuse;
 pub(crate) mod robust;
+#[cfg(crash_points)]
+pub mod simulation;
 pub(crate) mod word;
 
 use crate::{Error, Result};

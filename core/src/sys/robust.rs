@@ -10,7 +10,7 @@
     reason = "the list is the C library's memory, at addresses that the kernel tells"
 )]
 
-use super::word::{Cell, Word};
+use super::word::{Cell, Word, before_load};
 use std::cell::{Cell as Local, RefCell};
 use std::mem::offset_of;
 use std::sync::atomic::{Ordering, compiler_fence};
@@ -82,6 +82,13 @@ pub(crate) struct Thread {
 /// The calling thread; two loads after the first call.
 #[inline]
 pub(crate) fn this_thread() -> Thread {
+    #[cfg(crash_points)]
+    if let Some(system) = super::simulation::system() {
+        return Thread {
+            tid: system.pid(),
+            head: system.robust_list(),
+        };
+    }
     let (tid, head) = THREAD.get();
     if tid != 0 {
         Thread { tid, head }
@@ -143,6 +150,7 @@ impl Thread {
     #[inline]
     fn set_pending(self, link: usize) {
         if self.head != 0 {
+            before_load();
             // The kernel reads the list at the thread's death, when all its stores are visible in program order:
             // only the compiler must keep that order.
             compiler_fence(Ordering::SeqCst);

@@ -19,6 +19,15 @@ pub(crate) fn point() {
     super::crash::point(std::panic::Location::caller());
 }
 
+/// The place before a load of shared memory. Nothing, unless crash points are compiled in: then a simulated process may
+/// lose its turn.
+#[inline(always)]
+#[track_caller]
+pub(crate) fn before_load() {
+    #[cfg(crash_points)]
+    super::simulation::step(std::panic::Location::caller());
+}
+
 /// How a sleep on a [`Word`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wake {
@@ -40,7 +49,9 @@ macro_rules! cell {
         #[allow(dead_code, reason = "both kinds of cell offer the same operations")]
         impl $name {
             #[inline]
+            #[track_caller]
             pub(crate) fn load(&self, order: Ordering) -> $number {
+                before_load();
                 self.0.load(order)
             }
 
@@ -111,10 +122,9 @@ impl Word {
     pub(crate) fn sleep_while(&self, value: u32, deadline: Deadline) -> Wake {
         let timeout = match deadline.remaining() {
             Some(Duration::ZERO) => return Wake::TimedOut,
-            // What the kernel's clock can't count is as good as for ever.
-            left => left.and_then(|left| rustix::fs::Timespec::try_from(left).ok()),
+            left => left,
         };
-        match futex::wait(&self.0, futex::Flags::empty(), value, timeout.as_ref()) {
+        match wait(&self.0, value, timeout) {
             Err(rustix::io::Errno::TIMEDOUT) => Wake::TimedOut,
             Err(rustix::io::Errno::INTR) => Wake::Interrupted,
             Ok(()) | Err(_) => Wake::Look,
@@ -123,6 +133,10 @@ impl Word {
 
     /// Wakes at most `count` sleepers. A system call, whether anybody sleeps or not.
     pub(crate) fn wake(&self, count: u32) {
+        #[cfg(crash_points)]
+        if let Some(system) = super::simulation::system() {
+            return system.wake(&self.0, count);
+        }
         // It can fail only for an address that isn't mapped, and a reference is.
         let _ = futex::wake(&self.0, futex::Flags::empty(), count);
     }
@@ -131,4 +145,17 @@ impl Word {
     pub(crate) fn address(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
+}
+
+fn wait(word: &AtomicU32, value: u32, timeout: Option<Duration>) -> rustix::io::Result<()> {
+    #[cfg(crash_points)]
+    if let Some(system) = super::simulation::system() {
+        return match system.sleep(word, value, timeout) {
+            0 => Ok(()),
+            errno => Err(rustix::io::Errno::from_raw_os_error(errno)),
+        };
+    }
+    // What the kernel's clock can't count is as good as for ever.
+    let timeout = timeout.and_then(|left| rustix::fs::Timespec::try_from(left).ok());
+    futex::wait(word, futex::Flags::empty(), value, timeout.as_ref())
 }

@@ -20,11 +20,15 @@ mod fork;
 mod getter;
 mod lock;
 mod process;
+#[cfg(crash_points)]
+mod properties;
 mod queue;
 #[cfg(crash_points)]
 mod refuse;
 #[cfg(crash_points)]
 mod scene;
 mod starve;
+#[cfg(crash_points)]
+mod simulation;
 #[cfg(crash_points)]
 mod steps;
