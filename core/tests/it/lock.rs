@@ -130,6 +130,21 @@ fn a_name_outlives_its_holder_only_with_another() {
 }
 
 #[test]
+fn a_name_of_another_kind_is_refused_and_not_held() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let queue = Queue::new(&arena, None).unwrap();
+    for _ in 0..2 {
+        let opened = Lock::open(&arena, queue.name());
+        assert!(matches!(opened, Err(Error::Malformed { .. })));
+    }
+    // It is held as often as before: by the queue alone.
+    queue.put(0, &[b"x"], Deadline::NEVER).unwrap();
+    drop(queue);
+    until_empty(&arena);
+}
+
+#[test]
 fn a_killed_childs_holds_are_given_back() {
     let _alone = alone();
     let arena = Arena::create().unwrap();
