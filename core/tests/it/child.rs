@@ -15,8 +15,9 @@ pub(crate) fn fork(work: impl FnOnce()) -> Child {
     assert!(pid >= 0, "fork");
     if pid == 0 {
         // A test that hangs is ended by this alarm, not by patience.
+        let seconds = u32::try_from(2 * patience().as_secs()).unwrap_or(u32::MAX);
         // SAFETY: sets a timer.
-        unsafe { libc::alarm(60) };
+        unsafe { libc::alarm(seconds) };
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         // SAFETY: ends the process.
         unsafe { libc::_exit(if result.is_ok() { 0 } else { 101 }) };
@@ -150,22 +151,30 @@ fn watch() {
         let began = *BEGAN.lock().unwrap_or_else(PoisonError::into_inner);
         if began.is_some_and(|began| began.elapsed() > WATCHDOG) {
             println!("a test hangs for {WATCHDOG:?}");
-            show_stacks();
+            show_stacks(std::process::id().cast_signed());
             std::process::abort();
         }
     }
 }
 
-/// Where each thread is: by the debugger, if there is one, else by what the kernel tells.
-fn show_stacks() {
-    let pid = std::process::id().to_string();
+/// Where each thread of a process is: by the debugger, if there is one, else by what the kernel tells.
+pub(crate) fn show_stacks(pid: libc::pid_t) {
     let shown = std::process::Command::new("gdb")
-        .args(["-batch", "-ex", "thread apply all bt", "-p", &pid])
+        .args([
+            "-batch",
+            "-ex",
+            "thread apply all bt 16",
+            "-p",
+            &pid.to_string(),
+        ])
         .status();
     if shown.is_ok_and(|status| status.success()) {
         return;
     }
-    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten() {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+    {
         let Ok(task) = task else { continue };
         for file in ["comm", "wchan", "syscall"] {
             let text = std::fs::read_to_string(task.path().join(file));
@@ -174,11 +183,23 @@ fn show_stacks() {
     }
 }
 
-/// Waits for what another process does, for as long as a loaded machine may need.
+/// As long as anything may take on a loaded machine, before it counts as hanging: 30 seconds, or as many as the variable
+/// `PATIENCE` says, for who expects a test to fail.
+fn patience() -> Duration {
+    let seconds = std::env::var("PATIENCE").ok();
+    Duration::from_secs(
+        seconds
+            .and_then(|seconds| seconds.parse().ok())
+            .unwrap_or(30),
+    )
+}
+
+/// Waits for what another process does.
 pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
+    let patience = patience();
+    let end = Instant::now() + patience;
     while !done() {
-        assert!(Instant::now() < end, "waited 30 s for {what}");
+        assert!(Instant::now() < end, "waited {patience:?} for {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -32,3 +32,5 @@ mod starve;
 mod simulation;
 #[cfg(crash_points)]
 mod steps;
+#[cfg(not(crash_points))]
+mod storm;
