@@ -250,6 +250,58 @@ fn a_million_messages_leave_little_behind() {
 }
 
 #[test]
+fn a_forked_child_keeps_what_its_parent_drops() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let [kept, told] = [(); 2].map(|()| Queue::new(&arena, None).unwrap());
+    let child = fork(|| {
+        told.get(Deadline::NEVER).unwrap().unwrap();
+        kept.put(0, &[b"kept"], Deadline::NEVER).unwrap();
+        assert_eq!(kept.get(Deadline::now()).unwrap().unwrap().bytes, b"kept");
+    });
+    let name = kept.name();
+    drop(kept);
+    // Held by the child from its first instant on, or it would be gone by now.
+    drop(Queue::open(&arena, name).unwrap());
+    told.put(0, &[b"go on"], Deadline::NEVER).unwrap();
+    child.join();
+    drop(told);
+    until_empty(&arena);
+    assert!(matches!(
+        Queue::open(&arena, name),
+        Err(Error::Closed { .. })
+    ));
+}
+
+#[test]
+fn an_answer_at_the_instant_of_the_sleep_is_heard() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let [asked, answered] = [(); 2].map(|()| Queue::new(&arena, None).unwrap());
+    let rounds = 30_000u64;
+    // Each waits for the other, so a wake that is lost is not made good by a later one.
+    let answerer = fork(|| {
+        let mut random = Random::new(99);
+        for _ in 0..rounds {
+            asked.get(Deadline::NEVER).unwrap().unwrap();
+            // About as long as the other waits awake.
+            for _ in 0..random.below(1000) {
+                std::hint::spin_loop();
+            }
+            answered.put(0, &[b"answer"], Deadline::NEVER).unwrap();
+        }
+    });
+    let asker = fork(|| {
+        for _ in 0..rounds {
+            asked.put(0, &[b"question"], Deadline::NEVER).unwrap();
+            answered.get(Deadline::NEVER).unwrap().unwrap();
+        }
+    });
+    asker.join();
+    answerer.join();
+}
+
+#[test]
 fn close_wakes_whoever_waits() {
     let _alone = alone();
     let arena = Arena::create().unwrap();
