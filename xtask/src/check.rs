@@ -1,11 +1,17 @@
 //! What can be said about the code without running it.
 
 use crate::run::{Failed, Step, cargo, step, succeeds, with_flags};
-use crate::{python, tidy};
+use crate::{planted, python, tidy};
 
-/// Formatting, lints, documentation and tidy. All four are tried; a tool that this machine lacks is skipped with a line.
+/// Formatting, lints, documentation, tidy, and whether the planted bugs still apply. All are tried; a tool that this machine lacks is skipped with a line.
 pub(crate) fn perform() -> Step {
-    let parts = [tidy::perform(), formatting(), lints(), documentation()];
+    let parts = [
+        tidy::perform(),
+        planted::check(),
+        formatting(),
+        lints(),
+        documentation(),
+    ];
     let failures = parts.into_iter().filter_map(Result::err);
     Failed::unless_empty(failures.map(|failed| failed.0))
 }

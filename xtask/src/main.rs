@@ -13,6 +13,7 @@ mod bench;
 mod check;
 mod conformance;
 mod demo;
+mod planted;
 mod python;
 mod report;
 mod run;
@@ -35,11 +36,13 @@ cargo xtask VERB
                                 interpreter that is found (3.11 to 3.13); WORD is a filter for both
   crash                         the engine's processes killed and stopped at each store, and dead after each instruction:
                                 how many of each, and which stores were not reached
-  check                         formatting, clippy, documentation, and the rules of the house (tidy)
+  check                         formatting, clippy, documentation, the rules of the house (tidy), and whether the
+                                planted bugs still apply
   ci                            check, demo --quick on each interpreter, a bounded conformance run, test: what CI runs
   bench [--quick] [WORD]        both faces beside their peers and the bare limits
   conformance [--python P] [--method fork|spawn|forkserver] [WORD]
                                 CPython's own suite on the package
+  planted [WORD]                deliberate mistakes, each in a copy of the sources; some test must find it
   build-python                  the extension module, put where `import procession` finds it
   wheel [--python P]            a wheel of the Python face, in target/wheels
 ";
@@ -88,6 +91,7 @@ fn uncounted(verb: &str, arguments: &Arguments) -> Step {
         "bench" => bench::perform(arguments.quick, word),
         "conformance" => conformance::perform(arguments),
         "build-python" => python::build(),
+        "planted" => planted::perform(word),
         "wheel" => wheel::perform(arguments),
         _ => {
             eprint!("{USAGE}");
