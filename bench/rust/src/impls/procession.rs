@@ -3,8 +3,10 @@
 use crate::locks::{Lock, LockKind};
 use crate::msg::*;
 use crate::pool::{PoolKind, arg, task};
+use crate::recovery::{self, RecoveryKind, after_a_kill};
 use crate::start::StartKind;
-use procession::{Pool, Process, Queue};
+use crate::sys::now_ns;
+use procession::{JoinError, LockError, Pool, Process, Queue};
 use serde_bytes::ByteBuf;
 use std::collections::VecDeque;
 
@@ -201,5 +203,76 @@ pub fn pools() -> Vec<PoolKind> {
         kind("procession imap_unordered", imap_unordered),
         kind("procession apply_async", apply_async),
         kind("procession map", map),
+    ]
+}
+
+/// A waiter looks at the owner every 50 ms.
+fn holder_killed(kills: usize) -> Vec<u64> {
+    let lock = procession::Lock::new().unwrap();
+    let acquire = || lock.acquire().unwrap().keep();
+    let inherit = || match lock.acquire() {
+        Err(LockError::OwnerDied(inherited)) => drop(inherited),
+        other => panic!("{other:?}"),
+    };
+    (0..kills)
+        .map(|kill| after_a_kill(kill, &acquire, &inherit, &|| {}))
+        .collect()
+}
+
+/// It sleeps in an empty queue, and others wait for their turn behind it.
+fn getter_killed(kills: usize) -> Vec<u64> {
+    let queue: Queue<u64> = Queue::new().unwrap();
+    let get = || drop(queue.get().unwrap());
+    let put = || queue.put(&1).unwrap();
+    (0..kills)
+        .map(|kill| after_a_kill(kill, &get, &get, &put))
+        .collect()
+}
+
+/// It sleeps in a full queue, and others wait for their turn behind it.
+fn putter_killed(kills: usize) -> Vec<u64> {
+    let queue: Queue<u64> = Queue::bounded(1).unwrap();
+    let put = || queue.put(&1).unwrap();
+    let get = || drop(queue.get().unwrap());
+    let killed = |kill| {
+        put();
+        let time = after_a_kill(kill, &put, &put, &get);
+        get();
+        time
+    };
+    (0..kills).map(killed).collect()
+}
+
+/// A task that says where it runs, and never ends.
+fn hang(running: Queue<u32>) {
+    running.put(&std::process::id()).unwrap();
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(60));
+    }
+}
+
+/// Until its caller was told, and another task was done.
+fn worker_killed(kills: usize) -> Vec<u64> {
+    let pool = Pool::new(2).unwrap();
+    let running: Queue<u32> = Queue::new().unwrap();
+    let killed = |_| {
+        let result = pool.apply_async(hang, running.clone()).unwrap();
+        let pid = running.get().unwrap();
+        let begin = now_ns();
+        unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
+        assert!(matches!(result.get(), Err(JoinError::Lost(_))));
+        assert_eq!(pool.apply(one, ByteBuf::from(arg(1, 8))).unwrap(), 3);
+        now_ns() - begin
+    };
+    (0..kills).map(killed).collect()
+}
+
+pub fn recoveries() -> Vec<RecoveryKind> {
+    let kind = |name, case, run| RecoveryKind { name, case, run };
+    vec![
+        kind("procession Lock", recovery::HOLDER, holder_killed),
+        kind("procession Queue", recovery::GETTER, getter_killed),
+        kind("procession Queue", recovery::PUTTER, putter_killed),
+        kind("procession Pool", recovery::WORKER, worker_killed),
     ]
 }
