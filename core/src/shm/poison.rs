@@ -31,8 +31,12 @@ impl Member {
 
     #[cold]
     fn poisoned(&self) -> Error {
-        // Read once, and kept: the text may be nonsense, but must not grow with every call.
-        let what = self.poison_text().get_or_init(|| self.read_text().leak());
+        let what = self.poison_text().get_or_init(|| {
+            // Whoever poisoned it may have died before it woke all.
+            self.wake_all();
+            // Read once, and kept: the text may be nonsense, but must not grow with every call.
+            self.read_text().leak()
+        });
         Error::Poisoned { what }
     }
 
@@ -49,7 +53,6 @@ impl Member {
                 cell.store(u64::from_le_bytes(*bytes), Relaxed);
             }
             header.poison.store(2, Release);
-            self.wake_all();
         }
         self.poisoned()
     }
