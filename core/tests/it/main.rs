@@ -27,9 +27,9 @@ mod queue;
 mod refuse;
 #[cfg(crash_points)]
 mod scene;
-mod starve;
 #[cfg(crash_points)]
 mod simulation;
+mod starve;
 #[cfg(crash_points)]
 mod steps;
 #[cfg(not(crash_points))]
