@@ -105,6 +105,12 @@ pub(crate) fn forked() {
     this_thread().set_pending(0);
 }
 
+/// Forgets what the calling thread has linked: the processes of a simulation share it, and leave entries behind.
+#[cfg(crash_points)]
+pub(super) fn forget_links() {
+    let _ = LINKED.try_with(|linked| linked.borrow_mut().clear());
+}
+
 #[cold]
 fn look() -> Thread {
     let tid = rustix::thread::gettid()

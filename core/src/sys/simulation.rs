@@ -55,6 +55,7 @@ pub fn enter(system: Rc<dyn System>) -> Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         SYSTEM.set(None);
+        super::robust::forget_links();
         crate::deadline::pretend(None);
     }
 }
