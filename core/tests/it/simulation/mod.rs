@@ -329,6 +329,15 @@ pub(crate) fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
+/// Has nobody begin another case, when one has failed.
+struct StopsAll<'a>(&'a AtomicU64, u64);
+
+impl Drop for StopsAll<'_> {
+    fn drop(&mut self) {
+        self.0.store(self.1, Ordering::Relaxed);
+    }
+}
+
 /// Runs cases on all processors; a case is alone in its thread.
 fn run(seeds: std::ops::Range<u64>) {
     let next = AtomicU64::new(seeds.start);
@@ -342,7 +351,9 @@ fn run(seeds: std::ops::Range<u64>) {
                     if seed >= seeds.end {
                         break;
                     }
+                    let last = StopsAll(&next, seeds.end);
                     let outcome = case(seed);
+                    std::mem::forget(last);
                     let all = [outcome.steps, outcome.kills, outcome.got, outcome.told];
                     for (sum, one) in sums.iter().zip(all) {
                         sum.fetch_add(one, Ordering::Relaxed);
