@@ -23,7 +23,10 @@ pub use error::{Error, Result};
 pub use process::{Child, ExitStatus, Spec};
 pub use queue::{Claim, Extent, Message, Put, Queue, Taken};
 pub use shm::{Arena, Census, ChildSlot, ObjectName};
-pub use sync::{Acquired, Lock};
+pub use sync::{
+    Acquired, Barrier, Condition, Event, Lock, PERMITS_MAX, Party, Passed, Permit, RLock,
+    Semaphore, Waiting,
+};
 pub use sys::image::{Body, Function, FunctionName, text_behind};
 pub use sys::launch::at_exit;
 pub use sys::pidfd::{die_with_parent, is_main_thread};

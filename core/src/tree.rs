@@ -4,9 +4,16 @@ use crate::Result;
 use crate::queue;
 use crate::shm::Arena;
 use crate::shm::recovery::Recovery;
-use crate::sync::lock;
+use crate::sync::{barrier, condition, lock, rlock, semaphore};
 
-static RECOVERIES: [Recovery; 2] = [lock::RECOVERY, queue::RECOVERY];
+static RECOVERIES: [Recovery; 6] = [
+    lock::RECOVERY,
+    rlock::RECOVERY,
+    semaphore::RECOVERY,
+    condition::RECOVERY,
+    barrier::RECOVERY,
+    queue::RECOVERY,
+];
 
 impl Arena {
     /// Makes a new arena, with this process as its first member.

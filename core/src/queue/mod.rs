@@ -21,9 +21,9 @@ use crate::shm::arena::Member;
 use crate::shm::layout::{OBJECT_HEADER, kind};
 use crate::shm::object::{Handle, ObjectName};
 use crate::shm::recovery::{Gone, Recovery};
+use crate::sync::patience::Patience;
 use crate::sys::word::{Acquire, Relaxed, Release};
 use crate::{Error, Result};
-use bell::Patience;
 use layout::QueueState;
 
 /// A queue of messages, each some bytes and a tag of one byte that the queue carries and doesn't read.

@@ -7,14 +7,14 @@
 
 use super::arena::Member;
 use super::layout::{
-    CLASSES, Header, OBJECT_HEADER, ObjectHeader, PAGE, SLAB_PAGES, index, kind, window_bytes,
+    CLASSES, Header, OBJECT_HEADER, ObjectHeader, PAGE, SLAB_PAGES, index, window_bytes,
     window_start,
 };
 use super::object::{ObjectName, References};
 use super::pages::{self, Entry, Kind};
 use super::robust::{Held, in_passing, turn};
 use super::view::shared;
-use crate::sys::word::{Cell, Relaxed, Release};
+use crate::sys::word::{Acquire, Cell, Relaxed, Release};
 use crate::{Deadline, Error, Result};
 
 /// Bytes of the smallest block.
@@ -142,6 +142,7 @@ pub(super) fn create(member: &Member, kind: u32, bytes: u64) -> Result<ObjectNam
     let object: &ObjectHeader = member.at(offset)?;
     object.kind.store(kind, Relaxed);
     object.escaped.store(0, Relaxed);
+    object.runs.store(0, Relaxed);
     object.serial.store(serial, Relaxed);
     for cell in &object.holders {
         cell.store(0, Relaxed);
@@ -250,7 +251,7 @@ pub(super) fn let_go(member: &Member, name: ObjectName) -> Result<()> {
 
 /// Frees an object with its runs. Begun again from the start, it does what is left to do.
 fn destroy(member: &Member, offset: u64) -> Result<()> {
-    if member.at::<ObjectHeader>(offset)?.kind.load(Relaxed) == kind::QUEUE {
+    if member.at::<ObjectHeader>(offset)?.runs.load(Acquire) != 0 {
         member.runs(|page, entry| {
             if entry.is_of(offset) {
                 pages::free(member, page)?;
@@ -316,14 +317,24 @@ fn free_mine(member: &Member, offset: u64) -> Result<()> {
 
 /// Hands a run of this process over to an object. One compare-exchange, under a lock of the object's.
 pub(crate) fn link(member: &Member, run: u64, object: u64) -> Result<()> {
-    let mine = |pages| Entry::used(pages, member.slot());
-    if change(member, run, mine, |pages| Entry::linked(pages, object))? {
+    if adopt(member, run, member.slot(), object)? {
         Ok(())
     } else {
         Err(Error::Broken {
             what: "the owner of a run",
         })
     }
+}
+
+/// Hands a run of the process in `slot` over to an object; false when it isn't that process'.
+pub(crate) fn adopt(member: &Member, run: u64, slot: u32, object: u64) -> Result<bool> {
+    let runs = &member.at::<ObjectHeader>(object)?.runs;
+    if runs.load(Relaxed) == 0 {
+        // Before the run: whoever frees the object must look for it.
+        runs.store(1, Release);
+    }
+    let theirs = |pages| Entry::used(pages, slot);
+    change(member, run, theirs, |pages| Entry::linked(pages, object))
 }
 
 /// Takes back a run that was handed over to an object and never seen there; false when it isn't the object's. Under the

@@ -169,7 +169,10 @@ shared! {
         escaped: Word,
         /// Its number among all objects ever made here: a name with another number is stale.
         serial: Cell,
-        _unused: [Cell; 6],
+        /// Not zero: runs may be linked to it, and go with it.
+        runs: Word,
+        _pad: Word,
+        _unused: [Cell; 5],
         /// A bit for each slot whose process holds the object.
         holders: [Cell; HOLDER_CELLS],
     }
@@ -183,6 +186,11 @@ pub(crate) mod kind {
     pub(crate) const LOCK: u32 = 1;
     pub(crate) const QUEUE: u32 = 2;
     pub(crate) const CLAIM: u32 = 3;
+    pub(crate) const RLOCK: u32 = 4;
+    pub(crate) const SEMAPHORE: u32 = 5;
+    pub(crate) const CONDITION: u32 = 6;
+    pub(crate) const EVENT: u32 = 7;
+    pub(crate) const BARRIER: u32 = 8;
 }
 
 /// Where the slots begin.

@@ -49,7 +49,7 @@ pub(crate) struct Recovery {
 }
 
 /// Recovers every slot whose process is gone, as far as nobody is stopped in the middle of the same.
-pub(super) fn reap(member: &Member) -> Result<()> {
+pub(crate) fn reap(member: &Member) -> Result<()> {
     for number in 1..member.header()?.slots_used.load(Acquire) {
         if number != member.slot()
             && is_gone(member, number)?

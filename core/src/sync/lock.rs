@@ -22,11 +22,11 @@ use crate::sys::clock;
 use crate::sys::word::{AcqRel, Cell, Relaxed, Wake, Word};
 use crate::{Deadline, Error, Result};
 
-const WAITERS: u32 = 1 << 31;
+pub(super) const WAITERS: u32 = 1 << 31;
 const GENERATION_BITS: u32 = 20;
 /// Owner ids have a slot other than 0 in the bits below this many.
 const SLOT_BITS: u32 = SLOTS.ilog2();
-const DIED: u32 = 1 << SLOT_BITS;
+pub(super) const DIED: u32 = 1 << SLOT_BITS;
 const LEFT: u32 = 2 << SLOT_BITS;
 
 /// Pauses before the first yield: a short critical section of a holder that runs on another processor.
@@ -156,6 +156,15 @@ impl Lock {
         Ok(())
     }
 
+    /// Whether this process holds it, at this moment.
+    ///
+    /// # Errors
+    /// `Misuse` in a forked child without a place in the tree.
+    pub fn is_mine(&self) -> Result<bool> {
+        let me = self.handle.member().owner_id()?;
+        Ok(self.handle.state().word.load(Relaxed) & !WAITERS == me)
+    }
+
     /// Whether anybody holds it, at this moment.
     ///
     /// # Errors
@@ -167,8 +176,14 @@ impl Lock {
     }
 }
 
+/// Takes the lock of a word that wasn't free at the first look.
 #[cold]
-fn acquire_slow(member: &Member, word: &Word, me: u32, deadline: Deadline) -> Result<Acquired> {
+pub(super) fn acquire_slow(
+    member: &Member,
+    word: &Word,
+    me: u32,
+    deadline: Deadline,
+) -> Result<Acquired> {
     let mut waits = 0;
     let limit = if clock::several_processors() {
         PAUSES + YIELDS
@@ -237,14 +252,15 @@ fn look_at_owner(member: &Member, word: &Word, owner: u32) -> Result<()> {
     Ok(())
 }
 
-fn id(slot: u32, generation: u32) -> u32 {
+/// What the process of a slot writes into the words that say whose something is.
+pub(super) fn id(slot: u32, generation: u32) -> u32 {
     slot | (generation & ((1 << GENERATION_BITS) - 1)) << SLOT_BITS
 }
 
 impl Member {
     /// What this process writes into the locks that it holds.
     #[inline]
-    fn owner_id(&self) -> Result<u32> {
+    pub(super) fn owner_id(&self) -> Result<u32> {
         let slot = self.place()?;
         Ok(id(slot, self.generation()))
     }
@@ -268,18 +284,23 @@ fn wake(member: &Member, offset: u64) -> Result<()> {
 
 fn bereave(member: &Member, offset: u64, gone: Gone) -> Result<()> {
     let word = &member.at::<LockState>(offset + OBJECT_HEADER)?.word;
+    mark(word, gone, if gone.left { LEFT } else { DIED });
+    Ok(())
+}
+
+/// Marks a word that holds a process' id which is gone, and wakes a waiter.
+pub(super) fn mark(word: &Word, gone: Gone, mark: u32) {
     let owner = id(gone.slot, gone.generation);
     loop {
         let value = word.load(Relaxed);
         if value & !WAITERS != owner {
-            return Ok(());
+            return;
         }
-        let mark = if gone.left { LEFT } else { DIED };
         if word.replace(value, mark | value & WAITERS) {
             if value & WAITERS != 0 {
                 word.wake(1);
             }
-            return Ok(());
+            return;
         }
     }
 }

@@ -1,5 +1,17 @@
 //! Primitives whose whole state is words in shared memory.
 
+pub(crate) mod barrier;
+pub(crate) mod condition;
+pub(crate) mod event;
 pub(crate) mod lock;
+pub(crate) mod patience;
+pub(crate) mod rlock;
+pub(crate) mod semaphore;
+mod waiters;
 
+pub use barrier::{Barrier, Party, Passed};
+pub use condition::{Condition, Waiting};
+pub use event::Event;
 pub use lock::{Acquired, Lock};
+pub use rlock::RLock;
+pub use semaphore::{PERMITS_MAX, Permit, Semaphore};

@@ -19,8 +19,8 @@ pub trait System {
     fn several_processors(&self) -> bool;
     /// Sleeps on a word while it is `value`; 0, or the errno that futex(2) gives.
     fn sleep(&self, word: &AtomicU32, value: u32, timeout: Option<Duration>) -> i32;
-    /// Wakes at most `count` sleepers of a word.
-    fn wake(&self, word: &AtomicU32, count: u32);
+    /// Wakes at most `count` sleepers of a word, and tells how many.
+    fn wake(&self, word: &AtomicU32, count: u32) -> usize;
     /// The calling process' id, which is also its only thread's.
     fn pid(&self) -> u32;
     /// When the calling process started; never 0.

@@ -131,14 +131,14 @@ impl Word {
         }
     }
 
-    /// Wakes at most `count` sleepers. A system call, whether anybody sleeps or not.
-    pub(crate) fn wake(&self, count: u32) {
+    /// Wakes at most `count` sleepers, and tells how many. A system call, whether anybody sleeps or not.
+    pub(crate) fn wake(&self, count: u32) -> usize {
         #[cfg(crash_points)]
         if let Some(system) = super::simulation::system() {
             return system.wake(&self.0, count);
         }
         // It can fail only for an address that isn't mapped, and a reference is.
-        let _ = futex::wake(&self.0, futex::Flags::empty(), count);
+        futex::wake(&self.0, futex::Flags::empty(), count).unwrap_or(0)
     }
 
     /// Where the word lies in this process: what the kernel's robust list wants to know.

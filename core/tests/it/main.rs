@@ -34,3 +34,4 @@ mod starve;
 mod steps;
 #[cfg(not(crash_points))]
 mod storm;
+mod sync;

@@ -239,7 +239,7 @@ impl State {
         }
     }
 
-    fn wake(&mut self, key: u64, count: u32) {
+    fn wake(&mut self, key: u64, count: u32) -> usize {
         let mut sleepers: Vec<(u64, Name)> = Vec::new();
         for (name, process) in self.processes.iter().enumerate() {
             if let Phase::Sleeps(sleep) = process.phase
@@ -249,7 +249,9 @@ impl State {
             }
         }
         sleepers.sort_unstable();
-        for (_, name) in sleepers.into_iter().take(count as usize) {
+        sleepers.truncate(count as usize);
+        let woken = sleepers.len();
+        for (_, name) in sleepers {
             // Mostly at once; now and then as on a loaded machine.
             let most = if self.random.below(8) == 0 {
                 20 * MILLISECOND
@@ -259,6 +261,7 @@ impl State {
             let late = self.random.magnitude(MICROSECOND, most);
             self.rouse(name, 0, late);
         }
+        woken
     }
 
     /// Ends the sleep of a process, which runs in a while.
@@ -779,14 +782,14 @@ impl System for World {
     }
 
     #[track_caller]
-    fn wake(&self, word: &AtomicU32, count: u32) {
+    fn wake(&self, word: &AtomicU32, count: u32) -> usize {
         if self.is_quiet() {
-            return;
+            return 0;
         }
         self.step(Location::caller());
         let mut state = self.state.borrow_mut();
         let key = state.key(std::ptr::from_ref(word).addr());
-        state.wake(key, count);
+        state.wake(key, count)
     }
 
     fn pid(&self) -> u32 {

@@ -1,0 +1,224 @@
+//! Waiting until another process says that something has changed.
+//!
+//! Each waiter has an entry of its own (`sync::waiters`), so a notification is for one certain waiter, who has waited
+//! longest of the living. The condition has no lock: its caller holds one, of any kind, around what it does with it.
+
+use super::event::LOOK;
+use super::patience::Patience;
+use super::waiters::{Outcome, Waiter, Waiters};
+use crate::shm::Arena;
+use crate::shm::arena::Member;
+use crate::shm::layout::{OBJECT_HEADER, kind};
+use crate::shm::object::{Handle, ObjectName};
+use crate::shm::recovery::{Gone, Recovery};
+use crate::shm::view::shared;
+use crate::sys::word::{Cell, Relaxed, Word};
+use crate::{Deadline, Result};
+
+/// Waiters for whom there is room in the object itself.
+const INSIDE: usize = 48;
+
+shared! {
+    /// A condition's state.
+    ConditionState: 832 {
+        /// Waiters that ever were.
+        tickets: Cell,
+        /// Offset of the run with more entries; 0: none.
+        more: Cell,
+        /// Entries ever used are below this number.
+        used: Word,
+        _pad: Word,
+        _unused: [Cell; 5],
+        waiters: [Waiter; INSIDE],
+    }
+}
+
+/// A place where processes wait for each other's word.
+///
+/// The caller holds a lock, always the same one, around [`enlist`](Self::enlist) and [`notify`](Self::notify); between
+/// enlisting and waiting it frees the lock, so that no notification can be missed.
+///
+/// # Across processes
+/// A waiter that dies isn't counted, nor woken in place of a living one. A notifier that dies in the middle has woken
+/// some.
+///
+/// # After fork
+/// The child holds the same condition; it doesn't wait where its parent's threads do.
+///
+/// Python: what `Condition` is made of, beside its lock.
+#[derive(Debug)]
+pub struct Condition {
+    handle: Handle<ConditionState>,
+    patience: Patience,
+}
+
+/// One who waits, until this is dropped.
+#[derive(Debug)]
+pub struct Waiting<'a> {
+    waiter: &'a Waiter,
+    patience: &'a Patience,
+}
+
+impl Clone for Condition {
+    fn clone(&self) -> Self {
+        Self {
+            handle: self.handle.clone(),
+            patience: Patience::default(),
+        }
+    }
+}
+
+impl Condition {
+    /// Makes a condition on which nobody waits. 1 KiB of the arena, no descriptor.
+    ///
+    /// # Errors
+    /// `Os` or `Exhausted` when there is no memory.
+    pub fn new(arena: &Arena) -> Result<Self> {
+        Ok(Self {
+            handle: Handle::new(arena, kind::CONDITION)?,
+            patience: Patience::default(),
+        })
+    }
+
+    /// Holds the condition of that name.
+    ///
+    /// # Errors
+    /// `Closed` when it is gone, `Malformed` when the name is not a condition's.
+    pub fn open(arena: &Arena, name: ObjectName) -> Result<Self> {
+        Ok(Self {
+            handle: Handle::open(arena, kind::CONDITION, name)?,
+            patience: Patience::default(),
+        })
+    }
+
+    /// Its name, for a process that is given a hold on it.
+    #[must_use]
+    pub fn name(&self) -> ObjectName {
+        self.handle.name()
+    }
+
+    /// Its name, for a message: from now on the condition lives until the tree ends.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    pub fn escape(&self) -> Result<ObjectName> {
+        self.handle.escape()?;
+        Ok(self.handle.name())
+    }
+
+    /// Counts this thread among those who wait. Under the caller's lock.
+    ///
+    /// # Errors
+    /// `Exhausted` when 4144 wait already, `Os` when there is no memory for more; `Misuse` in a forked child without a
+    /// place in the tree.
+    pub fn enlist(&self) -> Result<Waiting<'_>> {
+        let state = self.handle.state();
+        let me = self.handle.member().owner_id()?;
+        let ticket = state.tickets.add(1);
+        let waiter = waiters(self.handle.member(), self.name().offset, state).enlist(me, ticket)?;
+        Ok(Waiting {
+            waiter,
+            patience: &self.patience,
+        })
+    }
+
+    /// Wakes at most `count` of those who wait, in the order in which they came, and tells how many. Under the caller's
+    /// lock. Never sleeps.
+    ///
+    /// # Errors
+    /// `Misuse` in a forked child without a place in the tree; `Broken` when the arena contradicts itself.
+    pub fn notify(&self, count: usize) -> Result<usize> {
+        let member = self.handle.member();
+        member.place()?;
+        let waiters = waiters(member, self.name().offset, self.handle.state());
+        let mut waiting: Vec<_> = waiters
+            .iter()?
+            .into_iter()
+            .filter(|one| one.waits())
+            .collect();
+        waiting.sort_by_key(|waiter| waiter.ticket.load(Relaxed));
+        let mut woken = 0;
+        for waiter in waiting {
+            if woken == count {
+                break;
+            }
+            if waiters.lives(waiter)? && waiter.tell(Outcome::Woken) {
+                woken += 1;
+            }
+        }
+        Ok(woken)
+    }
+
+    /// Those who wait, at this moment.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    pub fn waiting(&self) -> Result<usize> {
+        let waiters = waiters(
+            self.handle.member(),
+            self.name().offset,
+            self.handle.state(),
+        );
+        let mut waiting = 0;
+        for waiter in waiters.iter()? {
+            waiting += usize::from(waiter.waits() && waiters.lives(waiter)?);
+        }
+        Ok(waiting)
+    }
+}
+
+impl Waiting<'_> {
+    /// Waits until it is notified; false once the deadline has passed.
+    ///
+    /// # Errors
+    /// `Interrupted` when a signal handler ran while it slept: call again with the same deadline.
+    pub fn wait(&self, deadline: Deadline) -> Result<bool> {
+        let over = || self.waiter.told().is_some();
+        self.waiter
+            .wait(self.patience, deadline, LOOK, over, || Ok(()))
+    }
+
+    /// Waits no longer; whether it was notified by then.
+    #[must_use]
+    pub fn leave(self) -> bool {
+        let told = self.end();
+        std::mem::forget(self);
+        told
+    }
+
+    fn end(&self) -> bool {
+        let told = self.waiter.withdraw().is_some();
+        if told {
+            self.waiter.free();
+        }
+        told
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn waiters<'a>(member: &'a Member, object: u64, state: &'a ConditionState) -> Waiters<'a> {
+    Waiters {
+        member,
+        object,
+        inside: &state.waiters,
+        more: &state.more,
+        used: &state.used,
+    }
+}
+
+/// Forgets those who waited in a process that is gone.
+pub(crate) const RECOVERY: Recovery = Recovery {
+    kind: kind::CONDITION,
+    repair: forget,
+    locks: false,
+};
+
+fn forget(member: &Member, offset: u64, gone: Gone) -> Result<()> {
+    let state: &ConditionState = member.at(offset + OBJECT_HEADER)?;
+    waiters(member, offset, state).forget(gone)
+}

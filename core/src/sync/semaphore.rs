@@ -1,0 +1,672 @@
+//! Permits that processes take and give back.
+//!
+//! Who holds how many permits must be known when a process dies. So the count of free permits stands in one cell
+//! together with the permits that *one* process holds, the last who took or gave one. All of that changes by one
+//! compare-exchange, which a death can't divide. Before another process may stand there, the numbers of the one before
+//! are written to its own cell, `taken`, by whoever comes next:
+//!
+//! ```text
+//! phase      the cell `taken` of the process named     who may leave it, to where
+//! OPEN       is old                                    that process: to OPEN; any: to FROZEN
+//! FROZEN     is being brought up to date               any, once it is: to SETTLED
+//! SETTLED    is up to date                             that process: to OPEN; another: to OPEN, under its own name
+//! ```
+//! Each step can be done by any process, and twice. `taken` carries a version, so one who was slow changes nothing.
+//!
+//! Permits are taken in two ways. One that is *held*, by a guard or Python's `with`, comes back when its process dies. One
+//! that is just *acquired* may be a signal, for another process to answer: it comes back only as long as every release
+//! came from a process that held a permit. The first release that didn't sets SIGNAL, for good, and such permits aren't
+//! noted any more.
+
+use super::event::LOOK;
+use super::patience::Patience;
+use crate::shm::Arena;
+use crate::shm::arena::Member;
+use crate::shm::blocks;
+use crate::shm::layout::{OBJECT_HEADER, kind};
+use crate::shm::object::{Handle, ObjectName};
+use crate::shm::recovery::{self, Gone, Recovery};
+use crate::shm::robust::LOOK_AGAIN;
+use crate::shm::view::shared;
+use crate::sys::word::{Acquire, Cell, Relaxed, SeqCst, Wake, Word};
+use crate::{Deadline, Error, Result};
+use std::sync::atomic::fence;
+
+/// Slots that have their cell in the object itself.
+const INSIDE: usize = 64;
+/// Slots that have theirs in a run of its own, taken when the first of them needs it.
+const OUTSIDE: usize = crate::shm::layout::SLOTS as usize - INSIDE;
+
+shared! {
+    /// A semaphore's state.
+    SemaphoreState: 576 {
+        /// The free permits, and what one process holds.
+        permits: Cell,
+        /// The most permits that can be free.
+        limit: Word,
+        /// Bit 0: somebody may sleep. Slept on; each wake adds 2.
+        asleep: Word,
+        /// Offset of the run with the cells of the other slots; 0: none.
+        more: Cell,
+        _unused: [Cell; 5],
+        /// What each process holds, by its slot.
+        taken: [Cell; INSIDE],
+    }
+}
+
+/// The most permits that a semaphore can have. As `SEM_VALUE_MAX`.
+pub const PERMITS_MAX: u32 = (1 << 31) - 1;
+
+/// Permits that one process holds: so many of a kind are noted, and no more.
+const HELD_MAX: u32 = (1 << 9) - 1;
+const ACQUIRED_MAX: u32 = (1 << 11) - 1;
+
+/// How a permit is taken, and which one is given back first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permit {
+    /// It comes back when the process dies.
+    Held,
+    /// It comes back when the process dies, unless the semaphore is used for signals.
+    Acquired,
+}
+
+/// Permits that a process holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Taken {
+    held: u32,
+    acquired: u32,
+}
+
+/// Whether the cell of the process that a [`Permits`] names is up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Frozen,
+    Settled,
+}
+
+/// What the cell `permits` says.
+///
+/// ```text
+/// bits    field
+/// 0..31   free: permits that can be taken
+/// 31..41  slot: of the process that holds the following
+/// 41..50  held
+/// 50..61  acquired
+/// 61      signal
+/// 62..64  phase: 0 SETTLED, 1 OPEN, 2 FROZEN
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Permits {
+    free: u32,
+    slot: u32,
+    taken: Taken,
+    signal: bool,
+    phase: Phase,
+}
+
+impl Taken {
+    fn take(self, permit: Permit) -> Option<Self> {
+        match permit {
+            Permit::Held if self.held < HELD_MAX => Some(Self {
+                held: self.held + 1,
+                ..self
+            }),
+            Permit::Acquired if self.acquired < ACQUIRED_MAX => Some(Self {
+                acquired: self.acquired + 1,
+                ..self
+            }),
+            _ => None,
+        }
+    }
+
+    /// One less, of that kind if there is one, else of the other; `None` when there is none.
+    fn give(self, permit: Permit) -> Option<Self> {
+        let fewer_held = self.held.checked_sub(1).map(|held| Self { held, ..self });
+        let fewer_acquired = self
+            .acquired
+            .checked_sub(1)
+            .map(|acquired| Self { acquired, ..self });
+        match permit {
+            Permit::Held => fewer_held.or(fewer_acquired),
+            Permit::Acquired => fewer_acquired.or(fewer_held),
+        }
+    }
+
+    /// What a cell `taken` says: bits 0..16 held, 16..32 acquired, 32..64 version.
+    fn from_cell(bits: u64) -> Self {
+        let [held_low, held_high, acquired_low, acquired_high, ..] = bits.to_le_bytes();
+        Self {
+            held: u32::from(u16::from_le_bytes([held_low, held_high])).min(HELD_MAX),
+            acquired: u32::from(u16::from_le_bytes([acquired_low, acquired_high]))
+                .min(ACQUIRED_MAX),
+        }
+    }
+
+    /// The cell's next value.
+    fn after(self, bits: u64) -> u64 {
+        let version = (bits >> 32).wrapping_add(1) << 32;
+        version | u64::from(self.acquired) << 16 | u64::from(self.held)
+    }
+}
+
+impl Permits {
+    #[inline]
+    fn from_bits(bits: u64) -> Self {
+        let field = |from: u32, bits_of: u32| {
+            u32::try_from(bits >> from & ((1 << bits_of) - 1)).unwrap_or(0)
+        };
+        Self {
+            free: field(0, 31),
+            slot: field(31, 10),
+            taken: Taken {
+                held: field(41, 9),
+                acquired: field(50, 11),
+            },
+            signal: field(61, 1) != 0,
+            phase: match field(62, 2) {
+                0 => Phase::Settled,
+                1 => Phase::Open,
+                _ => Phase::Frozen,
+            },
+        }
+    }
+
+    #[inline]
+    fn bits(self) -> u64 {
+        let phase: u64 = match self.phase {
+            Phase::Settled => 0,
+            Phase::Open => 1,
+            Phase::Frozen => 2,
+        };
+        phase << 62
+            | u64::from(self.signal) << 61
+            | u64::from(self.taken.acquired) << 50
+            | u64::from(self.taken.held) << 41
+            | u64::from(self.slot) << 31
+            | u64::from(self.free)
+    }
+}
+
+/// Permits that processes and threads take, and give back.
+///
+/// # Across processes
+/// A process that dies gives back what it held (see [`Permit`]); one that leaves normally keeps it. A waiter that dies
+/// takes nothing with it. What one process holds beyond 511 held and 2047 acquired permits doesn't come back.
+///
+/// # After fork
+/// The child holds the same semaphore, and none of its parent's permits.
+///
+/// Python: `Semaphore`, `BoundedSemaphore`.
+#[derive(Debug)]
+pub struct Semaphore {
+    handle: Handle<SemaphoreState>,
+    patience: Patience,
+}
+
+impl Clone for Semaphore {
+    fn clone(&self) -> Self {
+        Self {
+            handle: self.handle.clone(),
+            patience: Patience::default(),
+        }
+    }
+}
+
+impl Semaphore {
+    /// Makes a semaphore with `free` permits, and never more than `limit`. 1 KiB of the arena, no descriptor.
+    ///
+    /// # Errors
+    /// `Misuse` for a limit of none or beyond [`PERMITS_MAX`], or more permits than that; `Os` or `Exhausted` when there
+    /// is no memory.
+    pub fn new(arena: &Arena, free: u32, limit: u32) -> Result<Self> {
+        if limit > PERMITS_MAX || free > limit {
+            return Err(Error::Misuse {
+                what: "a semaphore has at most 2147483647 permits, and at first no more than its limit",
+            });
+        }
+        let handle: Handle<SemaphoreState> = Handle::new(arena, kind::SEMAPHORE)?;
+        let permits = Permits {
+            free,
+            ..Permits::from_bits(0)
+        };
+        handle.state().limit.store(limit, Relaxed);
+        handle.state().permits.store(permits.bits(), Relaxed);
+        Ok(Self {
+            handle,
+            patience: Patience::default(),
+        })
+    }
+
+    /// Holds the semaphore of that name.
+    ///
+    /// # Errors
+    /// `Closed` when it is gone, `Malformed` when the name is not a semaphore's.
+    pub fn open(arena: &Arena, name: ObjectName) -> Result<Self> {
+        Ok(Self {
+            handle: Handle::open(arena, kind::SEMAPHORE, name)?,
+            patience: Patience::default(),
+        })
+    }
+
+    /// Its name, for a process that is given a hold on it.
+    #[must_use]
+    pub fn name(&self) -> ObjectName {
+        self.handle.name()
+    }
+
+    /// Its name, for a message: from now on the semaphore lives until the tree ends.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    pub fn escape(&self) -> Result<ObjectName> {
+        self.handle.escape()?;
+        Ok(self.handle.name())
+    }
+
+    /// Takes a permit; false once the deadline has passed.
+    ///
+    /// By the process that used it last: one compare-exchange, about 6 ns; by another a few more. Without a free permit
+    /// some pauses and yields, then sleep in the kernel until one is given, one of its holders dies, or the deadline
+    /// passes.
+    ///
+    /// # Errors
+    /// `Interrupted` when a signal handler ran while it slept; call again with the same deadline. `Misuse` in a forked
+    /// child for which the tree had no place.
+    #[inline]
+    pub fn acquire(&self, permit: Permit, deadline: Deadline) -> Result<bool> {
+        if self.try_acquire(permit)? {
+            return Ok(true);
+        }
+        self.acquire_slow(permit, deadline)
+    }
+
+    /// Takes a permit if one is free, as far as can be told without a look at who is alive.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    #[inline]
+    pub fn try_acquire(&self, permit: Permit) -> Result<bool> {
+        self.change(|permits, mine| {
+            let free = permits.free.checked_sub(1)?;
+            if permits.signal && permit == Permit::Acquired {
+                return Some(Change::Free(free));
+            }
+            // What is too much to be noted doesn't come back.
+            Some(Change::Taken(free, mine.take(permit).unwrap_or(mine)))
+        })
+    }
+
+    /// Gives a permit back: one that this process holds, of that kind rather than the other, or a new one. Wakes one
+    /// waiter. Never sleeps.
+    ///
+    /// # Errors
+    /// `Misuse` when all of its limit are free.
+    #[inline]
+    pub fn release(&self, permit: Permit) -> Result<()> {
+        let state = self.handle.state();
+        let limit = state.limit.load(Relaxed);
+        let given = self.change(|permits, mine| {
+            let free = Some(permits.free + 1).filter(|free| *free <= limit)?;
+            if permits.signal && permit == Permit::Acquired {
+                return Some(Change::Free(free));
+            }
+            Some(match mine.give(permit) {
+                Some(mine) => Change::Taken(free, mine),
+                None => Change::Signal(free),
+            })
+        })?;
+        if !given {
+            return Err(Error::Misuse {
+                what: "semaphore released too many times",
+            });
+        }
+        state.wake();
+        Ok(())
+    }
+
+    /// Turns a permit that this process holds into one that it has just acquired, for another to answer.
+    ///
+    /// # Errors
+    /// `Misuse` in a forked child without a place in the tree.
+    pub fn keep(&self) -> Result<()> {
+        self.change(|permits, mine| {
+            let held = mine.held.checked_sub(1)?;
+            let acquired = (mine.acquired + u32::from(!permits.signal)).min(ACQUIRED_MAX);
+            Some(Change::Taken(permits.free, Taken { held, acquired }))
+        })?;
+        Ok(())
+    }
+
+    /// Permits that are free, at this moment.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    pub fn value(&self) -> Result<u32> {
+        Ok(Permits::from_bits(self.handle.state().permits.load(Acquire)).free)
+    }
+
+    /// The most permits that can be free.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    pub fn limit(&self) -> Result<u32> {
+        Ok(self.handle.state().limit.load(Relaxed))
+    }
+
+    /// Changes the permits by what `decide` makes of them and of what this process holds; false when it declines.
+    #[inline]
+    fn change(&self, decide: impl Fn(Permits, Taken) -> Option<Change>) -> Result<bool> {
+        let member = self.handle.member();
+        let (me, state) = (member.place()?, self.handle.state());
+        loop {
+            let bits = state.permits.load(Acquire);
+            let permits = Permits::from_bits(bits);
+            let is_mine = permits.slot == me && permits.phase != Phase::Frozen;
+            let Some(change) = decide(permits, permits.taken) else {
+                return Ok(false);
+            };
+            // Signals are nobody's: whoever stands there may stay.
+            if !is_mine && !matches!(change, Change::Free(_)) {
+                return self.change_slow(me, decide);
+            }
+            if state
+                .permits
+                .replace(bits, change.apply(permits, me).bits())
+            {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// As [`change`](Self::change), when another process stands in the cell.
+    #[cold]
+    fn change_slow(
+        &self,
+        me: u32,
+        decide: impl Fn(Permits, Taken) -> Option<Change>,
+    ) -> Result<bool> {
+        let member = self.handle.member();
+        let cells = Cells {
+            member,
+            object: self.name().offset,
+            state: self.handle.state(),
+        };
+        // A cell of this process changes only once a thread of it has put its name into `permits`: one at a time does.
+        let _through = member.windows().gate().pass();
+        cells.change(me, decide)
+    }
+
+    #[cold]
+    fn acquire_slow(&self, permit: Permit, deadline: Deadline) -> Result<bool> {
+        let (member, state) = (self.handle.member(), self.handle.state());
+        let permits = || Permits::from_bits(state.permits.load(Acquire));
+        let ready = || Ok(permits().free != 0);
+        let mut awake = !deadline.passed();
+        loop {
+            if self.try_acquire(permit)? {
+                return Ok(true);
+            }
+            if deadline.passed() {
+                return Ok(false);
+            }
+            if std::mem::take(&mut awake) && self.patience.wait(ready)? {
+                continue;
+            }
+            let asleep = state.asleep.set_bits(1) | 1;
+            // The other half of `wake`'s fence: what is loaded now is loaded after the bit is there.
+            fence(SeqCst);
+            if ready()? {
+                continue;
+            }
+            let look = if permits().signal { LOOK } else { LOOK_AGAIN };
+            match state.asleep.sleep_while(asleep, deadline.at_most(look)) {
+                Wake::Interrupted => return Err(Error::Interrupted),
+                // One who holds a permit may have died.
+                Wake::TimedOut => recovery::reap(member)?,
+                Wake::Look => {}
+            }
+        }
+    }
+}
+
+/// What becomes of a semaphore's permits: how many are free then, and what the process holds that does it.
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    /// As many as before.
+    Free(u32),
+    /// As many as before, and a process has given one that it didn't hold.
+    Signal(u32),
+    /// So many.
+    Taken(u32, Taken),
+}
+
+impl Change {
+    #[inline]
+    fn apply(self, permits: Permits, slot: u32) -> Permits {
+        match self {
+            Self::Free(free) => Permits { free, ..permits },
+            Self::Signal(free) => Permits {
+                free,
+                signal: true,
+                ..permits
+            },
+            Self::Taken(free, taken) => Permits {
+                free,
+                slot,
+                taken,
+                phase: Phase::Open,
+                ..permits
+            },
+        }
+    }
+}
+
+impl SemaphoreState {
+    /// Wakes one who sleeps, after a permit was given.
+    #[inline]
+    fn wake(&self) {
+        // Orders the permit against the bit; the sleeper's bit is followed by a look.
+        fence(SeqCst);
+        loop {
+            let asleep = self.asleep.load(Relaxed);
+            if asleep & 1 == 0 {
+                return;
+            }
+            let next = asleep.wrapping_add(2);
+            if self.asleep.replace(asleep, next) {
+                if self.asleep.wake(1) == 0 {
+                    // Nobody slept. One who is about to finds the word changed, and looks.
+                    self.asleep.replace(next, next.wrapping_add(2) & !1);
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// A semaphore's cells, for who may have to settle them.
+struct Cells<'a> {
+    member: &'a Member,
+    object: u64,
+    state: &'a SemaphoreState,
+}
+
+impl Cells<'_> {
+    /// Changes the permits in the name of a slot. Nobody else does in that name meanwhile.
+    fn change(&self, slot: u32, decide: impl Fn(Permits, Taken) -> Option<Change>) -> Result<bool> {
+        loop {
+            let bits = self.state.permits.load(Acquire);
+            let permits = Permits::from_bits(bits);
+            if permits.phase == Phase::Frozen
+                || permits.slot != slot && permits.phase == Phase::Open
+            {
+                self.settle(bits)?;
+                continue;
+            }
+            let mine = if permits.slot == slot {
+                permits.taken
+            } else {
+                Taken::from_cell(self.cell(slot)?.map_or(0, |cell| cell.load(Acquire)))
+            };
+            let Some(change) = decide(permits, mine) else {
+                return Ok(false);
+            };
+            if let Change::Taken(..) = change
+                && self.cell(slot)?.is_none()
+            {
+                self.add_run()?;
+            }
+            if self
+                .state
+                .permits
+                .replace(bits, change.apply(permits, slot).bits())
+            {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Brings the cell of the process that stands in `permits` up to date, which are `bits`, if they still are.
+    fn settle(&self, bits: u64) -> Result<()> {
+        let permits = Permits::from_bits(bits);
+        let frozen = Permits {
+            phase: Phase::Frozen,
+            ..permits
+        };
+        if permits.phase == Phase::Open && !self.state.permits.replace(bits, frozen.bits()) {
+            return Ok(());
+        }
+        let Some(cell) = self.cell(permits.slot)? else {
+            return Err(Error::Broken {
+                what: "a semaphore's cells",
+            });
+        };
+        let before = cell.load(Acquire);
+        // Only now is it known that `before` isn't from a later time.
+        if self.state.permits.load(Acquire) != frozen.bits() {
+            return Ok(());
+        }
+        // One who is slower finds another version, and changes nothing.
+        if Taken::from_cell(before) == permits.taken
+            || cell.replace(before, permits.taken.after(before))
+        {
+            let settled = Permits {
+                phase: Phase::Settled,
+                ..permits
+            };
+            self.state.permits.replace(frozen.bits(), settled.bits());
+        }
+        Ok(())
+    }
+
+    /// The cell of a slot; `None` when the run that it would lie in isn't there yet.
+    fn cell(&self, slot: u32) -> Result<Option<&Cell>> {
+        let slot = slot as usize;
+        if let Some(cell) = self.state.taken.get(slot) {
+            return Ok(Some(cell));
+        }
+        match self.state.more.load(Acquire) {
+            0 => Ok(None),
+            run if slot < INSIDE + OUTSIDE => {
+                self.member.at(run + (slot - INSIDE) as u64 * 8).map(Some)
+            }
+            _ => Err(Error::Broken {
+                what: "the number of a slot",
+            }),
+        }
+    }
+
+    /// Takes the run with the cells of higher slots.
+    #[cold]
+    fn add_run(&self) -> Result<()> {
+        const BYTES: u64 = OUTSIDE as u64 * 8;
+        let run = blocks::take_run(self.member, BYTES)?;
+        for at in (run..run + BYTES).step_by(8) {
+            self.member.at::<Cell>(at)?.store(0, Relaxed);
+        }
+        // Named first: recovery links what is named and not linked yet, so no death leaves it to nobody.
+        if self.state.more.replace(0, run) {
+            return blocks::link(self.member, run, self.object);
+        }
+        blocks::free_run(self.member, run)
+    }
+}
+
+/// Gives back what a process held that is gone.
+pub(crate) const RECOVERY: Recovery = Recovery {
+    kind: kind::SEMAPHORE,
+    repair: give_back,
+    locks: false,
+};
+
+fn give_back(member: &Member, offset: u64, gone: Gone) -> Result<()> {
+    let state: &SemaphoreState = member.at(offset + OBJECT_HEADER)?;
+    let cells = Cells {
+        member,
+        object: offset,
+        state,
+    };
+    let run = state.more.load(Acquire);
+    if run != 0 {
+        blocks::adopt(member, run, gone.slot, offset)?;
+    }
+    if cells.cell(gone.slot)?.is_none() {
+        // Nothing was ever noted for that slot: its cell comes first.
+        return Ok(());
+    }
+    let limit = state.limit.load(Relaxed);
+    // Begun again after a death, it finds that the process holds nothing.
+    let changed = cells.change(gone.slot, |permits, taken| {
+        if taken == Taken::default() {
+            return None;
+        }
+        let back = match (gone.left, permits.signal) {
+            (true, _) => 0,
+            (false, true) => taken.held,
+            (false, false) => taken.held + taken.acquired,
+        };
+        let free = permits.free.saturating_add(back).min(limit);
+        Some(Change::Taken(free, Taken::default()))
+    })?;
+    loop {
+        // The slot's next process finds its cell empty.
+        let bits = state.permits.load(Acquire);
+        let permits = Permits::from_bits(bits);
+        if permits.slot != gone.slot || permits.phase == Phase::Settled {
+            break;
+        }
+        cells.settle(bits)?;
+    }
+    if changed || state.asleep.load(Relaxed) & 1 != 0 {
+        // The dead may have given a permit, too, and not woken anybody.
+        state.asleep.add(2);
+        state.asleep.wake(u32::MAX);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Permits, Phase, Taken};
+
+    #[test]
+    fn bits_mean_what_they_were_made_of() {
+        let permits = Permits {
+            free: 0x7fff_fffe,
+            slot: 1023,
+            taken: Taken {
+                held: 511,
+                acquired: 2046,
+            },
+            signal: true,
+            phase: Phase::Frozen,
+        };
+        assert_eq!(Permits::from_bits(permits.bits()), permits);
+        let taken = Taken {
+            held: 3,
+            acquired: 2047,
+        };
+        assert_eq!(Taken::from_cell(taken.after(u64::MAX)), taken);
+    }
+}
