@@ -4,6 +4,7 @@ pub(crate) mod barrier;
 pub(crate) mod condition;
 pub(crate) mod event;
 pub(crate) mod lock;
+mod more;
 pub(crate) mod patience;
 pub(crate) mod rlock;
 pub(crate) mod semaphore;

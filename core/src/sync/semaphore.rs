@@ -19,10 +19,10 @@
 //! noted any more.
 
 use super::event::LOOK;
+use super::more;
 use super::patience::Patience;
 use crate::shm::Arena;
 use crate::shm::arena::Member;
-use crate::shm::blocks;
 use crate::shm::layout::{OBJECT_HEADER, kind};
 use crate::shm::object::{Handle, ObjectName};
 use crate::shm::recovery::{self, Gone, Recovery};
@@ -275,10 +275,12 @@ impl Semaphore {
     /// child for which the tree had no place.
     #[inline]
     pub fn acquire(&self, permit: Permit, deadline: Deadline) -> Result<bool> {
-        if self.try_acquire(permit)? {
-            return Ok(true);
+        match self.try_acquire(permit) {
+            Ok(false) => self.acquire_slow(permit, deadline),
+            // There is no cell for this process yet, and whoever holds the allocator's lock is stopped.
+            Err(Error::Interrupted) if deadline.passed() => Ok(false),
+            taken => taken,
         }
-        self.acquire_slow(permit, deadline)
     }
 
     /// Takes a permit if one is free, as far as can be told without a look at who is alive.
@@ -515,7 +517,12 @@ impl Cells<'_> {
             if let Change::Taken(..) = change
                 && self.cell(slot)?.is_none()
             {
-                self.add_run()?;
+                more::add(
+                    self.member,
+                    self.object,
+                    &self.state.more,
+                    OUTSIDE as u64 * 8,
+                )?;
             }
             if self
                 .state
@@ -576,21 +583,6 @@ impl Cells<'_> {
             }),
         }
     }
-
-    /// Takes the run with the cells of higher slots.
-    #[cold]
-    fn add_run(&self) -> Result<()> {
-        const BYTES: u64 = OUTSIDE as u64 * 8;
-        let run = blocks::take_run(self.member, BYTES)?;
-        for at in (run..run + BYTES).step_by(8) {
-            self.member.at::<Cell>(at)?.store(0, Relaxed);
-        }
-        // Named first: recovery links what is named and not linked yet, so no death leaves it to nobody.
-        if self.state.more.replace(0, run) {
-            return blocks::link(self.member, run, self.object);
-        }
-        blocks::free_run(self.member, run)
-    }
 }
 
 /// Gives back what a process held that is gone.
@@ -607,10 +599,7 @@ fn give_back(member: &Member, offset: u64, gone: Gone) -> Result<()> {
         object: offset,
         state,
     };
-    let run = state.more.load(Acquire);
-    if run != 0 {
-        blocks::adopt(member, run, gone.slot, offset)?;
-    }
+    more::adopt(member, offset, &state.more, gone)?;
     if cells.cell(gone.slot)?.is_none() {
         // Nothing was ever noted for that slot: its cell comes first.
         return Ok(());

@@ -12,9 +12,9 @@
 //! stands a ticket: the order of a condition's waiters, the round of a barrier's. It is stored before the word.
 
 use super::lock::id;
+use super::more;
 use super::patience::Patience;
 use crate::shm::arena::Member;
-use crate::shm::blocks;
 use crate::shm::layout::SLOTS;
 use crate::shm::recovery::{self, Gone};
 use crate::shm::view::shared;
@@ -221,7 +221,7 @@ impl<'a> Waiters<'a> {
     #[cold]
     fn grow(&self, number: u32) -> Result<&'a Waiter> {
         if self.more.load(Acquire) == 0 {
-            self.add_run()?;
+            more::add(self.member, self.object, self.more, MORE_BYTES)?;
         }
         self.at(number)?.ok_or(Error::Exhausted {
             what: "entries for those who wait",
@@ -229,24 +229,9 @@ impl<'a> Waiters<'a> {
         })
     }
 
-    fn add_run(&self) -> Result<()> {
-        let run = blocks::take_run(self.member, MORE_BYTES)?;
-        for at in (run..run + MORE_BYTES).step_by(8) {
-            self.member.at::<Cell>(at)?.store(0, Relaxed);
-        }
-        // Named first: recovery links what is named and not linked yet, so no death leaves it to nobody.
-        if self.more.replace(0, run) {
-            return blocks::link(self.member, run, self.object);
-        }
-        blocks::free_run(self.member, run)
-    }
-
     /// For a process that is gone: gives the object the run that it was about to give it, and frees its entries.
     pub(super) fn forget(&self, gone: Gone) -> Result<()> {
-        let run = self.more.load(Acquire);
-        if run != 0 {
-            blocks::adopt(self.member, run, gone.slot, self.object)?;
-        }
+        more::adopt(self.member, self.object, self.more, gone)?;
         let owner = id(gone.slot, gone.generation);
         for waiter in self.iter()? {
             if waiter.owner() == owner {

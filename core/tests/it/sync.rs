@@ -2,7 +2,8 @@
 
 use crate::child::{Child, alone, fork, until, until_empty};
 use procession_core::{
-    Acquired, Arena, Barrier, Condition, Deadline, Error, Event, Lock, Passed, Permit, RLock, Semaphore,
+    Acquired, Arena, Barrier, Condition, Deadline, Error, Event, Lock, Passed, Permit, RLock,
+    Semaphore,
 };
 use std::time::{Duration, Instant};
 
@@ -109,7 +110,11 @@ fn a_semaphore_has_so_many_permits() {
     });
     assert_eq!(semaphore.release(Permit::Acquired), too_many);
     for _ in 0..3 {
-        assert!(semaphore.acquire(Permit::Acquired, Deadline::now()).unwrap());
+        assert!(
+            semaphore
+                .acquire(Permit::Acquired, Deadline::now())
+                .unwrap()
+        );
     }
     let begin = Instant::now();
     assert!(!semaphore.acquire(Permit::Acquired, soon()).unwrap());
@@ -136,10 +141,18 @@ fn permits_of_the_dead_come_back() {
     let arena = Arena::create().unwrap();
     let semaphore = Semaphore::new(&arena, 5, 5).unwrap();
     for _ in 0..20 {
-        die_with(&arena, &semaphore, &[Permit::Held, Permit::Acquired, Permit::Held]);
+        die_with(
+            &arena,
+            &semaphore,
+            &[Permit::Held, Permit::Acquired, Permit::Held],
+        );
         // Whoever needs them looks.
         for _ in 0..5 {
-            assert!(semaphore.acquire(Permit::Acquired, Deadline::NEVER).unwrap());
+            assert!(
+                semaphore
+                    .acquire(Permit::Acquired, Deadline::NEVER)
+                    .unwrap()
+            );
         }
         for _ in 0..5 {
             semaphore.release(Permit::Acquired).unwrap();
@@ -191,7 +204,9 @@ fn a_process_that_leaves_normally_keeps_its_permits() {
     let arena = Arena::create().unwrap();
     let semaphore = Semaphore::new(&arena, 3, 3).unwrap();
     fork(|| {
-        semaphore.acquire(Permit::Acquired, Deadline::NEVER).unwrap();
+        semaphore
+            .acquire(Permit::Acquired, Deadline::NEVER)
+            .unwrap();
         arena.leave();
     })
     .join();
@@ -282,7 +297,9 @@ fn wait_on<'a>(condition: &'a Condition, lock: &'a Lock, woken: &'a Semaphore) -
         assert!(waiting.leave());
         woken.release(Permit::Acquired).unwrap();
     });
-    until("the child to wait", || condition.waiting().unwrap() == before + 1);
+    until("the child to wait", || {
+        condition.waiting().unwrap() == before + 1
+    });
     child
 }
 
@@ -334,7 +351,10 @@ fn more_wait_than_a_condition_has_room_for() {
     let condition = Condition::new(&arena).unwrap();
     let waiting: Vec<_> = std::iter::from_fn(|| condition.enlist().ok()).collect();
     assert_eq!(waiting.len(), 48 + 4096);
-    assert!(matches!(condition.enlist(), Err(Error::Exhausted { limit: 4144, .. })));
+    assert!(matches!(
+        condition.enlist(),
+        Err(Error::Exhausted { limit: 4144, .. })
+    ));
     assert_eq!(condition.notify(usize::MAX).unwrap(), 4144);
     drop(waiting);
     assert_eq!(condition.waiting().unwrap(), 0);
@@ -373,7 +393,10 @@ fn a_barrier_lets_all_through_round_after_round() {
                     total.release(Permit::Acquired).unwrap();
                     assert_eq!(pass(&barrier, Deadline::NEVER), Passed::Through);
                     let there = total.value().unwrap();
-                    assert!((3 * round..3 * round + 3).contains(&there), "{there} in round {round}");
+                    assert!(
+                        (3 * round..3 * round + 3).contains(&there),
+                        "{there} in round {round}"
+                    );
                 }
                 arena.leave();
             })
