@@ -40,6 +40,8 @@ pub enum ErrorKind {
     WouldWait,
     /// The holder of a lock died.
     OwnerDied,
+    /// Not all parties of a barrier will come.
+    BarrierBroken,
     /// The function panicked.
     Panicked,
     /// The process ended before it returned a value.

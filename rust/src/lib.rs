@@ -18,7 +18,10 @@ pub use pool::{Apply, AsyncResult, Imap, MapResult, Pool};
 pub use process::{Builder, Process};
 pub use procession_core::ExitStatus;
 pub use queue::Queue;
-pub use sync::{Lock, LockError, LockGuard};
+pub use sync::{
+    Barrier, BarrierError, BoundedSemaphore, Condition, ConditionGuard, Event, Lock, LockError,
+    LockGuard, RLock, RLockGuard, Semaphore, SemaphoreGuard,
+};
 
 /// What the crate's macros expand to. Not for use by name.
 #[doc(hidden)]

@@ -10,6 +10,7 @@ mod pool;
 mod process;
 mod queue;
 mod starve;
+mod sync;
 mod watchdog;
 
 procession::test_support!();

@@ -1,9 +1,9 @@
 //! Locks between processes.
 
+use super::sendable;
 use crate::error::{Error, ErrorKind, Result, retry};
 use crate::tree;
 use procession_core::{Acquired, Deadline, Lock as Core};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ use std::time::Duration;
 ///
 /// Python: `Lock`.
 #[derive(Debug, Clone)]
-pub struct Lock(Core);
+pub struct Lock(pub(super) Core);
 
 /// The lock is held until this is dropped.
 #[must_use = "dropped at once, it releases the lock at once"]
@@ -43,9 +43,9 @@ pub struct LockGuard<'a>(&'a Lock);
 
 /// Why a lock wasn't acquired in the normal way.
 #[derive(Debug)]
-pub enum LockError<'a> {
+pub enum LockError<G> {
     /// The caller holds it now; its last holder died, and may have left what it guards half changed.
-    OwnerDied(LockGuard<'a>),
+    OwnerDied(G),
     /// The caller doesn't hold it.
     Failed(Error),
 }
@@ -69,7 +69,7 @@ impl Lock {
     ///
     /// # Errors
     /// [`LockError::OwnerDied`] with the guard when the last holder died.
-    pub fn acquire(&self) -> Result<LockGuard<'_>, LockError<'_>> {
+    pub fn acquire(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         let guard = self.take(Deadline::NEVER)?;
         guard.ok_or_else(|| {
             let text = "acquire a lock: it was never released";
@@ -81,7 +81,7 @@ impl Lock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
-    pub fn try_acquire(&self) -> Result<Option<LockGuard<'_>>, LockError<'_>> {
+    pub fn try_acquire(&self) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
         self.take(Deadline::now())
     }
 
@@ -92,12 +92,12 @@ impl Lock {
     pub fn acquire_timeout(
         &self,
         timeout: Duration,
-    ) -> Result<Option<LockGuard<'_>>, LockError<'_>> {
+    ) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
         self.take(Deadline::after(timeout))
     }
 
     #[inline]
-    fn take(&self, deadline: Deadline) -> Result<Option<LockGuard<'_>>, LockError<'_>> {
+    fn take(&self, deadline: Deadline) -> Result<Option<LockGuard<'_>>, LockError<LockGuard<'_>>> {
         match retry(|| self.0.acquire(deadline)) {
             Ok(Acquired::Clean) => Ok(Some(LockGuard(self))),
             Ok(Acquired::OwnerDied) => Err(LockError::OwnerDied(LockGuard(self))),
@@ -142,12 +142,12 @@ impl Drop for LockGuard<'_> {
     }
 }
 
-impl<'a> LockError<'a> {
+impl<G> LockError<G> {
     /// The guard, if the lock is held now: for who can tell that what it guards is whole, or mends it.
     ///
     /// # Errors
     /// The error, if the lock isn't held.
-    pub fn into_guard(self) -> Result<LockGuard<'a>> {
+    pub fn into_guard(self) -> Result<G> {
         match self {
             Self::OwnerDied(guard) => Ok(guard),
             Self::Failed(error) => Err(error),
@@ -155,7 +155,7 @@ impl<'a> LockError<'a> {
     }
 }
 
-impl fmt::Display for LockError<'_> {
+impl<G> fmt::Display for LockError<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OwnerDied(_) => f.write_str("acquire a lock: its last holder died"),
@@ -164,11 +164,11 @@ impl fmt::Display for LockError<'_> {
     }
 }
 
-impl std::error::Error for LockError<'_> {}
+impl<G: fmt::Debug> std::error::Error for LockError<G> {}
 
-impl From<LockError<'_>> for Error {
+impl<G> From<LockError<G>> for Error {
     /// Releases the lock again, if it is held.
-    fn from(error: LockError<'_>) -> Self {
+    fn from(error: LockError<G>) -> Self {
         match error {
             LockError::OwnerDied(_) => Self::new(ErrorKind::OwnerDied, error.to_string()),
             LockError::Failed(error) => error,
@@ -176,14 +176,4 @@ impl From<LockError<'_>> for Error {
     }
 }
 
-impl Serialize for Lock {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        tree::serialize(serializer, self.0.name(), || self.0.escape())
-    }
-}
-
-impl<'de> Deserialize<'de> for Lock {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        tree::deserialize(deserializer, Core::open).map(Self)
-    }
-}
+sendable!(Lock, Core);
