@@ -1,5 +1,5 @@
-//! C entry points for the two calls that cost less than what PyO3 puts in front of each: taking a lock that is free, and
-//! freeing one.
+//! C entry points for the calls that cost less than what PyO3 puts in front of each: taking a lock that is free, and freeing
+//! one; the same of a recursive lock, and of a semaphore.
 //!
 //! PyO3's trampoline counts attachments, catches panics and parses arguments, 5 ns or so a call: half of what the
 //! whole pair costs, and enough to be slower than the standard library. These two do nothing that could panic or raise;
@@ -9,26 +9,51 @@
     reason = "functions that the interpreter calls, and the table that names them"
 )]
 
-use crate::sync::Lock;
+use pyo3::PyClass;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::pyclass::boolean_struct::True;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 use std::ffi::CStr;
 
-/// PyO3's own methods.
-static ACQUIRE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-static RELEASE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+/// A class with these two calls.
+pub(crate) trait Fast: PyClass<Frozen = True> + Sync {
+    /// Takes it if that needs nothing else: no wait, no exception, no look at its owner. False otherwise.
+    fn try_acquire(&self) -> bool;
+
+    /// Frees it if that needs nothing else. False otherwise.
+    fn try_release(&self) -> bool;
+
+    /// Where the class' own methods are kept.
+    fn slow() -> &'static Slow;
+}
+
+/// PyO3's own methods of a class.
+pub(crate) struct Slow {
+    acquire: PyOnceLock<Py<PyAny>>,
+    release: PyOnceLock<Py<PyAny>>,
+}
+
+impl Slow {
+    pub(crate) const fn new() -> Self {
+        Self {
+            acquire: PyOnceLock::new(),
+            release: PyOnceLock::new(),
+        }
+    }
+}
 
 /// Puts the entry points in the place of the class' methods.
-pub(crate) fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
-    let py = class.py();
-    let _ = ACQUIRE.set(py, class.getattr("acquire")?.unbind());
-    let _ = RELEASE.set(py, class.getattr("release")?.unbind());
+pub(crate) fn install<T: Fast>(py: Python<'_>) -> PyResult<()> {
+    let class = &py.get_type::<T>();
+    let slow = T::slow();
+    let _ = slow.acquire.set(py, class.getattr("acquire")?.unbind());
+    let _ = slow.release.set(py, class.getattr("release")?.unbind());
     let acquire_method = ffi::PyMethodDef {
         ml_name: c"acquire".as_ptr(),
         ml_meth: ffi::PyMethodDefPointer {
-            PyCFunctionFastWithKeywords: acquire,
+            PyCFunctionFastWithKeywords: acquire::<T>,
         },
         ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
         ml_doc: ACQUIRE_TEXT.as_ptr(),
@@ -36,7 +61,7 @@ pub(crate) fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
     let release_method = ffi::PyMethodDef {
         ml_name: c"release".as_ptr(),
         ml_meth: ffi::PyMethodDefPointer {
-            PyCFunction: release,
+            PyCFunction: release::<T>,
         },
         ml_flags: ffi::METH_NOARGS,
         ml_doc: RELEASE_TEXT.as_ptr(),
@@ -46,8 +71,8 @@ pub(crate) fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
 }
 
 const ACQUIRE_TEXT: &CStr = c"acquire($self, block=True, timeout=None)\n--\n\n\
-    Takes the lock; false if it can't be had at once (block=False) or within timeout seconds.";
-const RELEASE_TEXT: &CStr = c"release($self)\n--\n\nFrees the lock, whoever holds it.";
+    Takes it; false if it can't be had at once (block=False) or within timeout seconds.";
+const RELEASE_TEXT: &CStr = c"release($self)\n--\n\nGives it back.";
 
 fn replace(class: &Bound<'_, PyType>, name: &str, method: ffi::PyMethodDef) -> PyResult<()> {
     // The interpreter keeps the address as long as the class.
@@ -59,24 +84,24 @@ fn replace(class: &Bound<'_, PyType>, name: &str, method: ffi::PyMethodDef) -> P
     class.setattr(name, descriptor)
 }
 
-/// Asks the lock of an object that the descriptor has found to be one; `None` before `__init__` has made it.
+/// Calls the object that the descriptor has found to be of its class.
 ///
 /// # Safety
-/// *called-by-the-interpreter*: it is attached, and `object` lives and is a `Lock`.
+/// *called-by-the-interpreter*: it is attached, and `object` lives and is a `T`.
 #[inline]
-unsafe fn ask<R>(
+unsafe fn ask<T: Fast>(
     py: Python<'_>,
     object: *mut ffi::PyObject,
-    ask: impl FnOnce(&procession_core::Lock) -> R,
-) -> Option<R> {
+    ask: impl FnOnce(&T) -> bool,
+) -> bool {
     // SAFETY: called-by-the-interpreter.
     let object = unsafe { Borrowed::<PyAny>::from_ptr(py, object) };
     // SAFETY: called-by-the-interpreter.
-    let object = unsafe { object.cast_unchecked::<Lock>() };
-    object.get().made().map(ask)
+    let object = unsafe { object.cast_unchecked::<T>() };
+    ask(object.get())
 }
 
-unsafe extern "C" fn acquire(
+unsafe extern "C" fn acquire<T: Fast>(
     object: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -86,8 +111,7 @@ unsafe extern "C" fn acquire(
     let py = unsafe { Python::assume_attached() };
     if count == 0 && names.is_null() {
         // SAFETY: called-by-the-interpreter.
-        let taken = unsafe { ask(py, object, procession_core::Lock::try_acquire) };
-        if matches!(taken, Some(Ok(true))) {
+        if unsafe { ask(py, object, T::try_acquire) } {
             // SAFETY: called-by-the-interpreter.
             return unsafe { ffi::PyBool_FromLong(1) };
         }
@@ -109,23 +133,22 @@ unsafe extern "C" fn acquire(
         // SAFETY: called-by-the-interpreter: references that outlive the call.
         .map(|value| unsafe { Bound::from_borrowed_ptr(py, value) })
         .collect();
-    hand_over(py, &ACQUIRE, &values, count + 1, names.as_ref())
+    hand_over(py, &T::slow().acquire, &values, count + 1, names.as_ref())
 }
 
-unsafe extern "C" fn release(
+unsafe extern "C" fn release<T: Fast>(
     object: *mut ffi::PyObject,
     _nothing: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: called-by-the-interpreter.
     let py = unsafe { Python::assume_attached() };
     // SAFETY: called-by-the-interpreter.
-    let freed = unsafe { ask(py, object, procession_core::Lock::release) };
-    if matches!(freed, Some(Ok(()))) {
+    if unsafe { ask(py, object, T::try_release) } {
         return py.None().into_ptr();
     }
     // SAFETY: called-by-the-interpreter: a reference that outlives the call.
     let object = unsafe { Bound::from_borrowed_ptr(py, object) };
-    hand_over(py, &RELEASE, &[object], 1, None)
+    hand_over(py, &T::slow().release, &[object], 1, None)
 }
 
 /// Calls PyO3's method: the first `count` values are positional, the others have names.

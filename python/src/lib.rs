@@ -20,7 +20,15 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<sync::Lock>()?;
-    entry::install(&module.py().get_type::<sync::Lock>())?;
+    module.add_class::<sync::RLock>()?;
+    module.add_class::<sync::Semaphore>()?;
+    module.add_class::<sync::BoundedSemaphore>()?;
+    module.add_class::<sync::Waiters>()?;
+    module.add_class::<sync::Event>()?;
+    module.add_class::<sync::Barrier>()?;
+    entry::install::<sync::Lock>(module.py())?;
+    entry::install::<sync::RLock>(module.py())?;
+    entry::install::<sync::Semaphore>(module.py())?;
     module.add_class::<queue::Queue>()?;
     module.add_class::<pool::Pool>()?;
     module.add_class::<pool::ApplyResult>()?;
@@ -31,7 +39,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pool::Feeder>()?;
     module.add_class::<pool::WorkerSeat>()?;
     module.add_class::<tree::ChildSlot>()?;
-    module.add_function(wrap_pyfunction!(sync::open_lock, module)?)?;
+    module.add_function(wrap_pyfunction!(sync::open_primitive, module)?)?;
     module.add_function(wrap_pyfunction!(queue::open_queue, module)?)?;
     module.add_function(wrap_pyfunction!(pool::open_seat, module)?)?;
     module.add_function(wrap_pyfunction!(pool::forget_pools, module)?)?;

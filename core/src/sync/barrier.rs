@@ -154,8 +154,15 @@ pub enum Passed {
     Through,
     /// The barrier is broken, or was reset.
     Broken,
-    /// The deadline passed first, which has broken the barrier.
-    TimedOut,
+}
+
+impl From<Outcome> for Passed {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Woken => Self::Through,
+            Outcome::Broken => Self::Broken,
+        }
+    }
 }
 
 impl Clone for Barrier {
@@ -378,30 +385,30 @@ impl Party<'_> {
         Ok(true)
     }
 
-    /// Waits until all are there. Not for the one that acts.
+    /// Waits until all are there; `None` once the deadline has passed. Not for the one that acts.
     ///
     /// # Errors
     /// `Interrupted` when a signal handler ran while it slept: call again with the same deadline.
-    pub fn wait(&self, deadline: Deadline) -> Result<Passed> {
+    pub fn wait(&self, deadline: Deadline) -> Result<Option<Passed>> {
         let member = self.barrier.handle.member();
         let over = || self.outcome().is_some();
         // One of the others may have died.
         let look = || recovery::reap(member);
         let patience = &self.barrier.patience;
-        if !self
-            .waiter
-            .wait(patience, deadline, LOOK_AGAIN, over, look)?
-            && self.outcome().is_none()
-        {
+        self.waiter
+            .wait(patience, deadline, LOOK_AGAIN, over, look)?;
+        Ok(self.outcome().map(Passed::from))
+    }
+
+    /// Waits no longer, which breaks the barrier, unless all were there by now.
+    ///
+    /// # Errors
+    /// `Broken` when the arena contradicts itself.
+    pub fn give_up(self) -> Result<Passed> {
+        if self.outcome().is_none() {
             self.barrier.abort()?;
-            if self.outcome() == Some(Outcome::Broken) {
-                return Ok(Passed::TimedOut);
-            }
         }
-        Ok(match self.outcome() {
-            Some(Outcome::Woken) => Passed::Through,
-            _ => Passed::Broken,
-        })
+        Ok(self.outcome().map_or(Passed::Broken, Passed::from))
     }
 
     /// How its round ended; `None`: not yet.

@@ -289,6 +289,10 @@ impl Semaphore {
     /// As [`acquire`](Self::acquire).
     #[inline]
     pub fn try_acquire(&self, permit: Permit) -> Result<bool> {
+        if self.value()? == 0 {
+            // Who stands there needn't be settled for that.
+            return Ok(false);
+        }
         self.change(|permits, mine| {
             let free = permits.free.checked_sub(1)?;
             if permits.signal && permit == Permit::Acquired {
@@ -340,6 +344,19 @@ impl Semaphore {
         Ok(())
     }
 
+    /// Permits that this process holds and that are noted, of either kind.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn taken(&self) -> Result<u32> {
+        let seen = std::cell::Cell::new(Taken::default());
+        self.change(|_, mine| {
+            seen.set(mine);
+            None
+        })?;
+        Ok(seen.get().held + seen.get().acquired)
+    }
+
     /// Permits that are free, at this moment.
     ///
     /// # Errors
@@ -365,13 +382,17 @@ impl Semaphore {
             let bits = state.permits.load(Acquire);
             let permits = Permits::from_bits(bits);
             let is_mine = permits.slot == me && permits.phase != Phase::Frozen;
-            let Some(change) = decide(permits, permits.taken) else {
-                return Ok(false);
+            let mine = if is_mine {
+                permits.taken
+            } else {
+                Taken::default()
             };
-            // Signals are nobody's: whoever stands there may stay.
-            if !is_mine && !matches!(change, Change::Free(_)) {
-                return self.change_slow(me, decide);
-            }
+            let change = match decide(permits, mine) {
+                // Signals are nobody's: whoever stands there may stay.
+                Some(change) if is_mine || matches!(change, Change::Free(_)) => change,
+                None if is_mine => return Ok(false),
+                _ => return self.change_slow(me, decide),
+            };
             if state
                 .permits
                 .replace(bits, change.apply(permits, me).bits())

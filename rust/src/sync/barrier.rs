@@ -105,20 +105,27 @@ impl Barrier {
             return Err(BarrierError::TimedOut);
         };
         let index = party.index();
-        let passed = if party.acts() {
+        let (passed, in_time) = if party.acts() {
             action();
-            if party.end().map_err(at)? {
-                Passed::Through
-            } else {
-                Passed::Broken
-            }
+            let ended = party.end().map_err(at)?;
+            (
+                if ended {
+                    Passed::Through
+                } else {
+                    Passed::Broken
+                },
+                true,
+            )
         } else {
-            retry(|| party.wait(deadline)).map_err(at)?
+            match retry(|| party.wait(deadline)).map_err(at)? {
+                Some(passed) => (passed, true),
+                None => (party.give_up().map_err(at)?, false),
+            }
         };
         match passed {
             Passed::Through => Ok(index),
-            Passed::Broken => Err(BarrierError::Broken),
-            Passed::TimedOut => Err(BarrierError::TimedOut),
+            Passed::Broken if in_time => Err(BarrierError::Broken),
+            Passed::Broken => Err(BarrierError::TimedOut),
         }
     }
 
