@@ -24,9 +24,30 @@ Event = _core.Event
 
 
 class SemLock:
-    """The standard's base class of locks: here for its names alone, since our locks have none in the system."""
+    """The standard's base class of locks. Ours has one inside, and neither has a name in the system."""
 
     _rand = tempfile._RandomNameSequence()
+
+    def __init__(self, kind, value, maxvalue, *, ctx):
+        if kind == RECURSIVE_MUTEX:
+            self._semlock = RLock(ctx=ctx)
+        elif maxvalue == value:
+            self._semlock = BoundedSemaphore(value, ctx=ctx)
+        elif maxvalue == SEM_VALUE_MAX:
+            self._semlock = Semaphore(value, ctx=ctx)
+        else:
+            raise ValueError(f'maxvalue is {maxvalue}, neither value ({value}) nor SEM_VALUE_MAX')
+
+    def __getattr__(self, name):
+        if name == '_semlock':
+            raise AttributeError(name)
+        return getattr(self._semlock, name)
+
+    def __enter__(self):
+        return self._semlock.__enter__()
+
+    def __exit__(self, *args):
+        return self._semlock.__exit__(*args)
 
     @staticmethod
     def _make_name():
@@ -67,17 +88,33 @@ def _event_repr(self):
     return f"<{type(self).__qualname__} at {id(self):#x} {'set' if self.is_set() else 'unset'}>"
 
 
+class _Semlock:
+    """What the standard's `_semlock` can be asked for: the lock itself, and that it has no name."""
+
+    name, handle = None, 0
+
+    def __init__(self, lock):
+        self._lock = lock
+        self.kind = RECURSIVE_MUTEX if isinstance(lock, RLock) else SEMAPHORE
+        self.maxvalue = lock.maxvalue if isinstance(lock, Semaphore) else 1
+
+    def __getattr__(self, name):
+        return getattr(self._lock, name)
+
+    def _is_zero(self):
+        return self._lock._get_value() == 0
+
+    def _after_fork(self):
+        """Nothing: what a forked child may think of its parent's locks is known without it."""
+
+
 def _furnish():
-    """Gives the compiled classes what Python decides: how they look, and the standard's private names."""
-    for cls, kind, text in ((Lock, SEMAPHORE, _lock_repr), (RLock, RECURSIVE_MUTEX, _rlock_repr),
-                            (Semaphore, SEMAPHORE, _semaphore_repr), (BoundedSemaphore, SEMAPHORE, _bounded_repr)):
+    """Gives the compiled classes what Python decides: how they look, and the standard's private name."""
+    for cls, text in ((Lock, _lock_repr), (RLock, _rlock_repr), (Semaphore, _semaphore_repr),
+                      (BoundedSemaphore, _bounded_repr), (Event, _event_repr)):
         cls.__repr__ = text
-        cls._semlock = property(lambda self: self)
-        cls._is_zero = lambda self: self._get_value() == 0
-        cls._after_fork = lambda self: None
-        cls.name, cls.handle, cls.kind = None, 0, kind
-    Lock.maxvalue = RLock.maxvalue = 1
-    Event.__repr__ = _event_repr
+    for cls in (Lock, RLock, Semaphore):
+        cls._semlock = property(_Semlock)
 
 
 _furnish()

@@ -52,6 +52,16 @@ def descriptors():
     return {fd: what for fd, what in opened.items() if not what.startswith('/proc/')}
 
 
+@contextlib.contextmanager
+def handling(number, handler):
+    """Has a signal handled so, for a time."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 def hush(function, *args):
     """Calls a function in a child whose end nobody wants to read of."""
     sys.stderr = open(os.devnull, 'w')

@@ -191,7 +191,7 @@ class Here(LockCase):
         self.assertEqual(synchronize.Lock.__qualname__, 'Lock')
         self.assertIsInstance(procession.Lock(), synchronize.Lock)
         self.assertEqual(synchronize.Lock.acquire.__name__, 'acquire')
-        self.assertIn('Takes the lock', synchronize.Lock.acquire.__doc__)
+        self.assertIn('Takes it', synchronize.Lock.acquire.__doc__)
 
     def test_subclass(self):
         named = Named('n', ctx=self.context)

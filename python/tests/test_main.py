@@ -256,9 +256,6 @@ class AliasTest(helpers.Case):
             import multiprocessing, multiprocessing.managers, multiprocessing.shared_memory, multiprocessing.sharedctypes
             from multiprocessing import connection
             for name, use in (
-                    ('RLock', multiprocessing.RLock), ('Condition', multiprocessing.Condition),
-                    ('Semaphore', multiprocessing.Semaphore), ('BoundedSemaphore', multiprocessing.BoundedSemaphore),
-                    ('Event', multiprocessing.Event), ('Barrier', lambda: multiprocessing.Barrier(2)),
                     ('JoinableQueue', multiprocessing.JoinableQueue), ('SimpleQueue', multiprocessing.SimpleQueue),
                     ('Manager', multiprocessing.Manager), ('Value', lambda: multiprocessing.Value('i')),
                     ('Array', lambda: multiprocessing.Array('i', 3)), ('RawValue', lambda: multiprocessing.RawValue('i')),

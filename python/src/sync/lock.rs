@@ -85,7 +85,8 @@ impl Lock {
         self.release().map(|()| 1)
     }
 
-    fn _acquire_restore(&self, py: Python<'_>, _saved: u32) -> PyResult<()> {
+    fn _acquire_restore(&self, py: Python<'_>, saved: u32) -> PyResult<()> {
+        let _ = saved;
         self.acquire(py, true, None).map(|_| ())
     }
 

@@ -91,7 +91,8 @@ impl Semaphore {
         self.release(py).map(|()| 1)
     }
 
-    fn _acquire_restore(&self, py: Python<'_>, _saved: u32) -> PyResult<()> {
+    fn _acquire_restore(&self, py: Python<'_>, saved: u32) -> PyResult<()> {
+        let _ = saved;
         self.acquire(py, true, None).map(|_| ())
     }
 
