@@ -4,13 +4,14 @@ use crate::Result;
 use crate::queue;
 use crate::shm::Arena;
 use crate::shm::recovery::Recovery;
-use crate::sync::{barrier, condition, lock, rlock, semaphore};
+use crate::sync::{barrier, condition, event, lock, rlock, semaphore};
 
-static RECOVERIES: [Recovery; 6] = [
+static RECOVERIES: [Recovery; 7] = [
     lock::RECOVERY,
     rlock::RECOVERY,
     semaphore::RECOVERY,
     condition::RECOVERY,
+    event::RECOVERY,
     barrier::RECOVERY,
     queue::RECOVERY,
 ];

@@ -218,7 +218,7 @@ impl Barrier {
     /// Its name, for a message: from now on the barrier lives until the tree ends.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn escape(&self) -> Result<ObjectName> {
         self.handle.escape()?;
         Ok(self.handle.name())
@@ -227,16 +227,18 @@ impl Barrier {
     /// How many wait for each other.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn parties(&self) -> Result<u32> {
+        self.handle.member().sound()?;
         Ok(self.handle.state().parties.load(Relaxed))
     }
 
     /// How many wait now, of those who are alive.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn waiting(&self) -> Result<u32> {
+        self.handle.member().sound()?;
         let (waiters, round) = (self.waiters(), self.turn().1.round);
         let mut waiting = 0;
         for waiter in waiters.iter()? {
@@ -248,8 +250,9 @@ impl Barrier {
     /// Whether it is broken.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn is_broken(&self) -> Result<bool> {
+        self.handle.member().sound()?;
         Ok(self.turn().1.state == State::Broken)
     }
 
@@ -366,7 +369,7 @@ impl Party<'_> {
     /// Ends the round: all go on. False if the barrier was reset or broken meanwhile. Never sleeps.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn end(self) -> Result<bool> {
         let (waiters, state) = (self.barrier.waiters(), self.barrier.handle.state());
         loop {
@@ -396,14 +399,14 @@ impl Party<'_> {
         let look = || recovery::reap(member);
         let patience = &self.barrier.patience;
         self.waiter
-            .wait(patience, deadline, LOOK_AGAIN, over, look)?;
+            .wait(member, patience, deadline, LOOK_AGAIN, over, look)?;
         Ok(self.outcome().map(Passed::from))
     }
 
     /// Waits no longer, which breaks the barrier, unless all were there by now.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn give_up(self) -> Result<Passed> {
         if self.outcome().is_none() {
             self.barrier.abort()?;
@@ -456,7 +459,7 @@ impl BarrierState {
         }
         match self.actor.sleep_while(value, deadline.at_most(LOOK_AGAIN)) {
             Wake::Interrupted => Err(Error::Interrupted),
-            Wake::TimedOut => recovery::reap(member),
+            Wake::TimedOut => member.judged(recovery::reap(member)),
             Wake::Look => Ok(()),
         }
     }
@@ -527,8 +530,15 @@ fn give_up(waiters: &Waiters<'_>, state: &BarrierState) -> Result<()> {
 pub(crate) const RECOVERY: Recovery = Recovery {
     kind: kind::BARRIER,
     repair: bereave,
+    wake,
     locks: false,
 };
+
+fn wake(member: &Member, offset: u64) -> Result<()> {
+    let state: &BarrierState = member.at(offset + OBJECT_HEADER)?;
+    state.wake_comers();
+    waiters(member, offset, state).wake()
+}
 
 fn bereave(member: &Member, offset: u64, gone: Gone) -> Result<()> {
     let state: &BarrierState = member.at(offset + OBJECT_HEADER)?;
@@ -542,7 +552,7 @@ fn bereave(member: &Member, offset: u64, gone: Gone) -> Result<()> {
         .filter(|one| one.owner() == owner)
     {
         let was_there = waiter.told() != Some(Outcome::Broken)
-            && waiter.ticket.load(Acquire) + 1 == turn.round
+            && waiter.ticket.load(Acquire).wrapping_add(1) == turn.round
             && !turn.reset;
         breaks |= is_of(waiter, turn.round) || was_there && !gone.left;
     }

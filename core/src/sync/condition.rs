@@ -55,8 +55,8 @@ pub struct Condition {
 /// One who waits, until this is dropped.
 #[derive(Debug)]
 pub struct Waiting<'a> {
+    condition: &'a Condition,
     waiter: &'a Waiter,
-    patience: &'a Patience,
 }
 
 impl Clone for Condition {
@@ -100,7 +100,7 @@ impl Condition {
     /// Its name, for a message: from now on the condition lives until the tree ends.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn escape(&self) -> Result<ObjectName> {
         self.handle.escape()?;
         Ok(self.handle.name())
@@ -115,10 +115,10 @@ impl Condition {
         let state = self.handle.state();
         let me = self.handle.member().owner_id()?;
         let ticket = state.tickets.add(1);
-        let waiter = waiters(self.handle.member(), self.name().offset, state).enlist(me, ticket)?;
+        let waiters = waiters(self.handle.member(), self.name().offset, state);
         Ok(Waiting {
-            waiter,
-            patience: &self.patience,
+            condition: self,
+            waiter: waiters.enlist(me, ticket)?,
         })
     }
 
@@ -126,7 +126,7 @@ impl Condition {
     /// lock. Never sleeps.
     ///
     /// # Errors
-    /// `Misuse` in a forked child without a place in the tree; `Broken` when the arena contradicts itself.
+    /// `Misuse` in a forked child without a place in the tree; `Poisoned` when the arena contradicts itself.
     pub fn notify(&self, count: usize) -> Result<usize> {
         let member = self.handle.member();
         member.place()?;
@@ -152,8 +152,9 @@ impl Condition {
     /// Those who wait, at this moment.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn waiting(&self) -> Result<usize> {
+        self.handle.member().sound()?;
         let waiters = waiters(
             self.handle.member(),
             self.name().offset,
@@ -174,8 +175,9 @@ impl Waiting<'_> {
     /// `Interrupted` when a signal handler ran while it slept: call again with the same deadline.
     pub fn wait(&self, deadline: Deadline) -> Result<bool> {
         let over = || self.waiter.told().is_some();
+        let (member, patience) = (self.condition.handle.member(), &self.condition.patience);
         self.waiter
-            .wait(self.patience, deadline, LOOK, over, || Ok(()))
+            .wait(member, patience, deadline, LOOK, over, || Ok(()))
     }
 
     /// Waits no longer; whether it was notified by then.
@@ -215,8 +217,14 @@ fn waiters<'a>(member: &'a Member, object: u64, state: &'a ConditionState) -> Wa
 pub(crate) const RECOVERY: Recovery = Recovery {
     kind: kind::CONDITION,
     repair: forget,
+    wake,
     locks: false,
 };
+
+fn wake(member: &Member, offset: u64) -> Result<()> {
+    let state: &ConditionState = member.at(offset + OBJECT_HEADER)?;
+    waiters(member, offset, state).wake()
+}
 
 fn forget(member: &Member, offset: u64, gone: Gone) -> Result<()> {
     let state: &ConditionState = member.at(offset + OBJECT_HEADER)?;

@@ -11,8 +11,10 @@
 
 use super::patience::Patience;
 use crate::shm::Arena;
-use crate::shm::layout::kind;
+use crate::shm::arena::Member;
+use crate::shm::layout::{OBJECT_HEADER, kind};
 use crate::shm::object::{Handle, ObjectName};
+use crate::shm::recovery::Recovery;
 use crate::shm::view::shared;
 use crate::sys::word::{Acquire, Cell, Wake, Word};
 use crate::{Deadline, Error, Result};
@@ -90,7 +92,7 @@ impl Event {
     /// Its name, for a message: from now on the event lives until the tree ends.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn escape(&self) -> Result<ObjectName> {
         self.handle.escape()?;
         Ok(self.handle.name())
@@ -161,6 +163,7 @@ impl Event {
             return Ok(true);
         }
         loop {
+            self.handle.member().sound()?;
             let value = word.load(Acquire);
             if is_over(value) {
                 return Ok(true);
@@ -182,4 +185,18 @@ impl Event {
         self.handle.member().place()?;
         Ok(&self.handle.state().word)
     }
+}
+
+/// Whoever dies leaves an event as it is; but those who wait must hear of poison.
+pub(crate) const RECOVERY: Recovery = Recovery {
+    kind: kind::EVENT,
+    repair: |_, _, _| Ok(()),
+    wake,
+    locks: false,
+};
+
+fn wake(member: &Member, offset: u64) -> Result<()> {
+    let state: &EventState = member.at(offset + OBJECT_HEADER)?;
+    state.word.wake(u32::MAX);
+    Ok(())
 }

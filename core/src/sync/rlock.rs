@@ -76,7 +76,7 @@ impl RLock {
     /// Its name, for a message: from now on the lock lives until the tree ends.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn escape(&self) -> Result<ObjectName> {
         self.handle.escape()?;
         Ok(self.handle.name())
@@ -95,7 +95,8 @@ impl RLock {
             return Ok(Acquired::Clean);
         }
         let (member, state) = (self.handle.member(), self.handle.state());
-        let acquired = acquire_slow(member, &state.word, member.owner_id()?, deadline)?;
+        let acquired = acquire_slow(member, &state.word, member.owner_id()?, deadline);
+        let acquired = member.judged(acquired)?;
         if acquired != Acquired::TimedOut {
             state.hold(robust::this_thread().tid(), 1);
         }
@@ -197,8 +198,9 @@ impl RLock {
     /// Whether anybody holds it, at this moment.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn is_held(&self) -> Result<bool> {
+        self.handle.member().sound()?;
         let value = self.handle.state().word.load(Relaxed) & !WAITERS;
         Ok(value != 0 && value != DIED)
     }
@@ -247,8 +249,15 @@ impl RLockState {
 pub(crate) const RECOVERY: Recovery = Recovery {
     kind: kind::RLOCK,
     repair: hand_on,
+    wake,
     locks: false,
 };
+
+fn wake(member: &Member, offset: u64) -> Result<()> {
+    let state: &RLockState = member.at(offset + OBJECT_HEADER)?;
+    state.word.wake(u32::MAX);
+    Ok(())
+}
 
 fn hand_on(member: &Member, offset: u64, gone: Gone) -> Result<()> {
     let state: &RLockState = member.at(offset + OBJECT_HEADER)?;

@@ -258,7 +258,7 @@ impl Semaphore {
     /// Its name, for a message: from now on the semaphore lives until the tree ends.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn escape(&self) -> Result<ObjectName> {
         self.handle.escape()?;
         Ok(self.handle.name())
@@ -360,16 +360,18 @@ impl Semaphore {
     /// Permits that are free, at this moment.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn value(&self) -> Result<u32> {
+        self.handle.member().sound()?;
         Ok(Permits::from_bits(self.handle.state().permits.load(Acquire)).free)
     }
 
     /// The most permits that can be free.
     ///
     /// # Errors
-    /// `Broken` when the arena contradicts itself.
+    /// `Poisoned` when the arena contradicts itself.
     pub fn limit(&self) -> Result<u32> {
+        self.handle.member().sound()?;
         Ok(self.handle.state().limit.load(Relaxed))
     }
 
@@ -417,7 +419,7 @@ impl Semaphore {
         };
         // A cell of this process changes only once a thread of it has put its name into `permits`: one at a time does.
         let _through = member.windows().gate().pass();
-        cells.change(me, decide)
+        member.judged(cells.change(me, decide))
     }
 
     #[cold]
@@ -446,7 +448,7 @@ impl Semaphore {
             match state.asleep.sleep_while(asleep, deadline.at_most(look)) {
                 Wake::Interrupted => return Err(Error::Interrupted),
                 // One who holds a permit may have died.
-                Wake::TimedOut => recovery::reap(member)?,
+                Wake::TimedOut => member.judged(recovery::reap(member))?,
                 Wake::Look => {}
             }
         }
@@ -610,8 +612,16 @@ impl Cells<'_> {
 pub(crate) const RECOVERY: Recovery = Recovery {
     kind: kind::SEMAPHORE,
     repair: give_back,
+    wake,
     locks: false,
 };
+
+fn wake(member: &Member, offset: u64) -> Result<()> {
+    let state: &SemaphoreState = member.at(offset + OBJECT_HEADER)?;
+    state.asleep.add(2);
+    state.asleep.wake(u32::MAX);
+    Ok(())
+}
 
 fn give_back(member: &Member, offset: u64, gone: Gone) -> Result<()> {
     let state: &SemaphoreState = member.at(offset + OBJECT_HEADER)?;
@@ -650,8 +660,7 @@ fn give_back(member: &Member, offset: u64, gone: Gone) -> Result<()> {
     }
     if changed || state.asleep.load(Relaxed) & 1 != 0 {
         // The dead may have given a permit, too, and not woken anybody.
-        state.asleep.add(2);
-        state.asleep.wake(u32::MAX);
+        wake(member, offset)?;
     }
     Ok(())
 }

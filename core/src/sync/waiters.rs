@@ -114,6 +114,7 @@ impl Waiter {
     /// `Interrupted` when a signal handler ran while it slept; what `look` fails with.
     pub(super) fn wait(
         &self,
+        member: &Member,
         patience: &Patience,
         deadline: Deadline,
         every: Duration,
@@ -127,6 +128,7 @@ impl Waiter {
             return Ok(true);
         }
         loop {
+            member.sound()?;
             let word = self.word.load(Acquire);
             if over() {
                 return Ok(true);
@@ -140,7 +142,7 @@ impl Waiter {
             }
             match self.word.sleep_while(asleep, deadline.at_most(every)) {
                 Wake::Interrupted if !over() => return Err(Error::Interrupted),
-                Wake::TimedOut => look()?,
+                Wake::TimedOut => member.judged(look())?,
                 Wake::Interrupted | Wake::Look => {}
             }
         }
@@ -166,6 +168,10 @@ impl<'a> Waiters<'a> {
     /// # Errors
     /// `Exhausted` when thousands wait already, `Os` when there is no memory for more.
     pub(super) fn enlist(&self, me: u32, ticket: u64) -> Result<&'a Waiter> {
+        self.member.judged(self.find_free(me, ticket))
+    }
+
+    fn find_free(&self, me: u32, ticket: u64) -> Result<&'a Waiter> {
         for number in 0.. {
             let waiter = match self.at(number)? {
                 Some(waiter) => waiter,
@@ -180,7 +186,9 @@ impl<'a> Waiters<'a> {
                 }
             }
         }
-        unreachable!("`grow` ends the search")
+        Err(Error::Broken {
+            what: "the entries of those who wait",
+        })
     }
 
     /// Says that entries below a number are in use.
@@ -197,9 +205,8 @@ impl<'a> Waiters<'a> {
     pub(super) fn iter(&self) -> Result<Vec<&'a Waiter>> {
         let used = self.used.load(Acquire);
         let limit = u32::try_from(self.inside.len()).unwrap_or(0) + MORE;
-        (0..used.min(limit))
-            .map_while(|number| self.at(number).transpose())
-            .collect()
+        let waiters = (0..used.min(limit)).map_while(|number| self.at(number).transpose());
+        self.member.judged(waiters.collect())
     }
 
     /// The entry of a number, if there is memory for it.
@@ -229,6 +236,14 @@ impl<'a> Waiters<'a> {
         })
     }
 
+    /// Wakes all who wait, for good.
+    pub(super) fn wake(&self) -> Result<()> {
+        for waiter in self.iter()? {
+            waiter.word.wake(u32::MAX);
+        }
+        Ok(())
+    }
+
     /// For a process that is gone: gives the object the run that it was about to give it, and frees its entries.
     pub(super) fn forget(&self, gone: Gone) -> Result<()> {
         more::adopt(self.member, self.object, self.more, gone)?;
@@ -252,6 +267,6 @@ impl<'a> Waiters<'a> {
             return Ok(false);
         }
         let now = id(slot, self.member.slot_at(slot)?.generation.load(Relaxed));
-        Ok(now == owner && !recovery::is_gone(self.member, slot)?)
+        Ok(now == owner && !self.member.judged(recovery::is_gone(self.member, slot))?)
     }
 }

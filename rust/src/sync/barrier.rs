@@ -132,7 +132,7 @@ impl Barrier {
     /// Breaks it: all who wait, and all who come, are told.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn abort(&self) -> Result<()> {
         let aborted = self.0.abort();
         aborted.map_err(|error| Error::at("abort a barrier", error))

@@ -144,7 +144,7 @@ impl ConditionGuard<'_> {
     /// Wakes at most so many of those who wait, in the order in which they came, and tells how many.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn notify(&self, count: usize) -> Result<usize> {
         let woken = self.condition.core.notify(count);
         woken.map_err(|error| Error::at("notify a condition", error))

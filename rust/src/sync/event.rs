@@ -47,7 +47,7 @@ impl Event {
     /// Whether it is set, at this moment.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn is_set(&self) -> Result<bool> {
         let set = self.0.is_set();
         set.map_err(|error| Error::at("look at an event", error))

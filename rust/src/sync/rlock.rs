@@ -91,7 +91,7 @@ impl RLock {
     /// Whether anybody holds it, at this moment.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn is_held(&self) -> Result<bool> {
         let held = self.0.is_held();
         held.map_err(|error| Error::at("look at a recursive lock", error))

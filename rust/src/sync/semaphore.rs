@@ -80,7 +80,7 @@ impl Semaphore {
     /// Waits for a permit and takes it.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn acquire(&self) -> Result<SemaphoreGuard<'_>> {
         let guard = self.take(Deadline::NEVER)?;
         guard.ok_or_else(|| {
@@ -124,7 +124,7 @@ impl Semaphore {
     /// Permits that are free, at this moment.
     ///
     /// # Errors
-    /// `Broken` when shared memory contradicts itself.
+    /// `Poisoned` when shared memory contradicts itself.
     pub fn value(&self) -> Result<u32> {
         let value = self.0.value();
         value.map_err(|error| Error::at("look at a semaphore", error))
