@@ -2,6 +2,7 @@
 
 mod operations;
 mod pool;
+mod sync;
 
 pub(crate) use operations::{Effect, OPERATIONS, Operation};
 
@@ -13,6 +14,7 @@ use procession_core::{
     Acquired, Arena, ChildSlot, Claim, Deadline, Error, Lock, ObjectName, Put, Queue,
 };
 use std::time::Duration;
+use sync::Sync;
 
 /// An arena with a queue that has messages in it, a lock and a claim.
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub(crate) struct Scene {
     others: Vec<Queue>,
     place: Option<Place>,
     pool: Option<Pool>,
+    sync: Option<Sync>,
 }
 
 /// A place that is kept for a child.
@@ -122,6 +125,7 @@ impl Scene {
             others: Vec::new(),
             place: None,
             pool: None,
+            sync: None,
         };
         (operation.before)(&mut scene);
         scene
@@ -145,12 +149,17 @@ impl Scene {
                 .collect(),
             place,
             pool: self.pool.as_ref().map(|pool| pool.twin(&arena)),
+            sync: self.sync.as_ref().map(|sync| sync.twin(&arena)),
             arena,
         }
     }
 
     fn place(&self) -> &Place {
         self.place.as_ref().expect("a place")
+    }
+
+    fn sync(&self) -> &Sync {
+        self.sync.as_ref().expect("primitives")
     }
 
     fn pool(&self) -> &Pool {
@@ -211,6 +220,9 @@ impl Scene {
         }
         if op.effect == Effect::Submits {
             numbers = self.pool().tasks();
+        }
+        if let Some(sync) = &self.sync {
+            sync.judge().unwrap_or_else(|why| panic!("{what}: {why}"));
         }
         drop(self.arena.reserve().unwrap());
         let left = self.arena.census().unwrap();

@@ -1,6 +1,7 @@
 //! Every operation on shared memory that a process can die in.
 
 use super::pool::Pool;
+use super::sync::Sync;
 use super::{NEW, Place, Scene, body, number_of, put_numbered};
 use crate::child::fork;
 use procession_core::{Acquired, Arena, Deadline, Lock, Queue};
@@ -54,6 +55,10 @@ const PAGE: usize = 4096;
 const FREE: usize = 160 * PAGE;
 /// Bytes of the first window.
 const WINDOW: u64 = 1 << 20;
+
+fn with_sync(scene: &mut Scene) {
+    scene.sync = Some(Sync::new(&scene.arena));
+}
 
 pub(crate) const OPERATIONS: &[Operation] = &[
     Operation {
@@ -137,6 +142,48 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         effect: Effect::Closes,
         lengths: &[SMALL],
         run: |s| s.queue.close().unwrap(),
+        ..PLAIN
+    },
+    Operation {
+        name: "take a recursive lock twice",
+        before: with_sync,
+        run: |s| s.sync().lock_twice(),
+        ..PLAIN
+    },
+    Operation {
+        name: "take permits, and give them",
+        before: with_sync,
+        run: |s| s.sync().take_permits(),
+        ..PLAIN
+    },
+    Operation {
+        name: "answer a signal",
+        before: with_sync,
+        run: |s| s.sync().signal(),
+        ..PLAIN
+    },
+    Operation {
+        name: "wait and notify",
+        before: with_sync,
+        run: |s| s.sync().wait_and_notify(),
+        ..PLAIN
+    },
+    Operation {
+        name: "set and clear an event",
+        before: with_sync,
+        run: |s| s.sync().set_and_clear(),
+        ..PLAIN
+    },
+    Operation {
+        name: "pass a barrier",
+        before: with_sync,
+        run: |s| s.sync().pass(),
+        ..PLAIN
+    },
+    Operation {
+        name: "give a barrier up",
+        before: with_sync,
+        run: |s| s.sync().give_up(),
         ..PLAIN
     },
     Operation {

@@ -1,0 +1,147 @@
+//! The primitives of synchronisation in a scene, and what must hold of them after a death.
+
+use super::soon;
+use procession_core::{
+    Acquired, Arena, Barrier, Condition, Deadline, Event, Permit, RLock, Semaphore,
+};
+
+const PERMITS: u32 = 3;
+
+/// One of each.
+#[derive(Debug)]
+pub(super) struct Sync {
+    rlock: RLock,
+    semaphore: Semaphore,
+    /// Used for signals.
+    signal: Semaphore,
+    condition: Condition,
+    event: Event,
+    /// For one, who is the last to come.
+    single: Barrier,
+    /// For two, of whom one comes.
+    pair: Barrier,
+}
+
+impl Sync {
+    pub(super) fn new(arena: &Arena) -> Self {
+        let sync = Self {
+            rlock: RLock::new(arena).unwrap(),
+            semaphore: Semaphore::new(arena, PERMITS, PERMITS).unwrap(),
+            signal: Semaphore::new(arena, 0, 100).unwrap(),
+            condition: Condition::new(arena).unwrap(),
+            event: Event::new(arena).unwrap(),
+            single: Barrier::new(arena, 1).unwrap(),
+            pair: Barrier::new(arena, 2).unwrap(),
+        };
+        // Whoever comes next finds this process named.
+        assert!(
+            sync.semaphore
+                .acquire(Permit::Held, Deadline::now())
+                .unwrap()
+        );
+        sync.semaphore.release(Permit::Held).unwrap();
+        sync.signal.release(Permit::Acquired).unwrap();
+        sync.pass();
+        sync
+    }
+
+    pub(super) fn twin(&self, arena: &Arena) -> Self {
+        Self {
+            rlock: RLock::open(arena, self.rlock.name()).unwrap(),
+            semaphore: Semaphore::open(arena, self.semaphore.name()).unwrap(),
+            signal: Semaphore::open(arena, self.signal.name()).unwrap(),
+            condition: Condition::open(arena, self.condition.name()).unwrap(),
+            event: Event::open(arena, self.event.name()).unwrap(),
+            single: Barrier::open(arena, self.single.name()).unwrap(),
+            pair: Barrier::open(arena, self.pair.name()).unwrap(),
+        }
+    }
+
+    pub(super) fn lock_twice(&self) {
+        for _ in 0..2 {
+            assert_eq!(
+                self.rlock.acquire(Deadline::NEVER).unwrap(),
+                Acquired::Clean
+            );
+        }
+        self.rlock.release().unwrap();
+        self.rlock.release().unwrap();
+    }
+
+    pub(super) fn take_permits(&self) {
+        for permit in [Permit::Held, Permit::Acquired] {
+            assert!(self.semaphore.acquire(permit, Deadline::NEVER).unwrap());
+        }
+        self.semaphore.keep().unwrap();
+        for _ in 0..2 {
+            self.semaphore.release(Permit::Acquired).unwrap();
+        }
+    }
+
+    pub(super) fn signal(&self) {
+        assert!(
+            self.signal
+                .acquire(Permit::Acquired, Deadline::NEVER)
+                .unwrap()
+        );
+        self.signal.release(Permit::Acquired).unwrap();
+    }
+
+    pub(super) fn wait_and_notify(&self) {
+        let [first, second] = [(); 2].map(|()| self.condition.enlist().unwrap());
+        assert_eq!(self.condition.notify(1).unwrap(), 1);
+        assert!(first.wait(Deadline::now()).unwrap());
+        assert!(first.leave());
+        assert!(!second.leave());
+    }
+
+    pub(super) fn set_and_clear(&self) {
+        self.event.set().unwrap();
+        assert!(self.event.wait(0, Deadline::NEVER).unwrap());
+        self.event.clear().unwrap();
+    }
+
+    /// Goes through a barrier alone.
+    pub(super) fn pass(&self) {
+        let party = self.single.come(Deadline::NEVER).unwrap().unwrap();
+        assert!(party.acts() && party.end().unwrap());
+    }
+
+    /// Comes to a barrier where nobody else comes, and mends it.
+    pub(super) fn give_up(&self) {
+        let party = self.pair.come(Deadline::NEVER).unwrap().unwrap();
+        assert_eq!(party.wait(Deadline::now()).unwrap(), None);
+        party.give_up().unwrap();
+        self.pair.reset().unwrap();
+    }
+
+    /// Everything can be used, and nothing is the dead's. All dead processes have been recovered.
+    pub(super) fn judge(&self) -> Result<(), &'static str> {
+        if self.rlock.acquire(soon()).unwrap() == Acquired::TimedOut || self.rlock.count() != Ok(1)
+        {
+            return Err("the recursive lock is held");
+        }
+        self.rlock.release().unwrap();
+        if self.semaphore.value().unwrap() != PERMITS {
+            return Err("permits are gone");
+        }
+        if self.signal.value().unwrap() > 1 {
+            return Err("a signal came from nowhere");
+        }
+        if self.condition.waiting().unwrap() != 0 {
+            return Err("a dead process waits");
+        }
+        self.take_permits();
+        self.wait_and_notify();
+        self.set_and_clear();
+        for barrier in [&self.single, &self.pair] {
+            if barrier.waiting().unwrap() != 0 {
+                return Err("a dead party waits");
+            }
+            barrier.reset().unwrap();
+        }
+        self.pass();
+        self.give_up();
+        Ok(())
+    }
+}
