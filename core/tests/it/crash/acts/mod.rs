@@ -3,6 +3,7 @@
 mod alone;
 mod beside;
 mod family;
+mod sync;
 
 use super::ledger::{On, Who};
 use super::stage::{LARGE, SMALL, Stage, again};
@@ -171,6 +172,7 @@ pub(crate) fn all() -> Vec<Act> {
     acts.extend(beside::behind());
     acts.extend(beside::sleepers());
     acts.extend(family::acts());
+    acts.extend(sync::acts());
     acts.splice(0..0, alone);
     acts
 }
