@@ -67,7 +67,9 @@ impl System for Fuse {
     fn sleep(&self, _word: &AtomicU32, _value: u32, _timeout: Option<Duration>) -> i32 {
         panic!("nobody else is there to sleep for")
     }
-    fn wake(&self, _word: &AtomicU32, _count: u32) {}
+    fn wake(&self, _word: &AtomicU32, _count: u32) -> usize {
+        0
+    }
     fn pid(&self) -> u32 {
         1
     }
