@@ -136,6 +136,21 @@ impl Lock {
         Ok(self.handle.state().word.replace(0, me))
     }
 
+    /// Does something while this process has the lock, if that needs no wait; `None` if it does. For a few instructions.
+    ///
+    /// # Errors
+    /// `Misuse` in a forked child without a place in the tree.
+    #[inline]
+    pub fn briefly<R>(&self, work: impl FnOnce() -> R) -> Result<Option<R>> {
+        if !self.try_acquire()? {
+            return Ok(None);
+        }
+        let done = work();
+        // Another may have released it meanwhile, which is for the two to settle.
+        let _ = self.release();
+        Ok(Some(done))
+    }
+
     /// Releases the lock, whoever holds it, and wakes one waiter. An exchange, and a system call if one sleeps.
     ///
     /// # Errors

@@ -145,6 +145,25 @@ impl RLock {
         Ok(())
     }
 
+    /// Does something while this thread has the lock, if that needs no wait; `None` if it does. For a few instructions
+    /// that don't ask who has the lock: about 12 ns, and as good as nothing if this thread has it already.
+    ///
+    /// # Errors
+    /// `Misuse` in a forked child without a place in the tree.
+    #[inline]
+    pub fn briefly<R>(&self, work: impl FnOnce() -> R) -> Result<Option<R>> {
+        let me = self.handle.member().owner_id()?;
+        let state = self.handle.state();
+        if state.word.replace(0, me) {
+            // Nobody is told which thread has it: as far as others see, it has only just taken the word.
+            let done = work();
+            state.free();
+            return Ok(Some(done));
+        }
+        let is_mine = state.is_held_by(me, robust::this_thread().tid());
+        Ok(is_mine.then(work))
+    }
+
     /// Frees the lock however often this thread holds it, and tells how often that was: for a wait that ends with
     /// [`acquire_times`](Self::acquire_times).
     ///
