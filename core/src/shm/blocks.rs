@@ -7,9 +7,10 @@
 
 use super::arena::Member;
 use super::layout::{
-    CLASSES, Header, OBJECT_HEADER, ObjectHeader, PAGE, SLAB_PAGES, index, window_bytes,
+    CLASSES, Header, OBJECT_HEADER, ObjectHeader, PAGE, SLAB_PAGES, index, kind, window_bytes,
     window_start,
 };
+use super::memory;
 use super::object::{ObjectName, References};
 use super::pages::{self, Entry, Kind};
 use super::robust::{Held, in_passing, turn};
@@ -251,7 +252,14 @@ pub(super) fn let_go(member: &Member, name: ObjectName) -> Result<()> {
 
 /// Frees an object with its runs. Begun again from the start, it does what is left to do.
 fn destroy(member: &Member, offset: u64) -> Result<()> {
-    if member.at::<ObjectHeader>(offset)?.runs.load(Acquire) != 0 {
+    let object: &ObjectHeader = member.at(offset)?;
+    if object.kind.load(Relaxed) == kind::MEMORY {
+        // It has one run and knows it, since a program may have thousands of these.
+        let run = memory::run_of(member, offset)?;
+        if is_linked(member, run, offset) {
+            pages::free(member, run / PAGE)?;
+        }
+    } else if object.runs.load(Acquire) != 0 {
         member.runs(|page, entry| {
             if entry.is_of(offset) {
                 pages::free(member, page)?;
@@ -376,6 +384,12 @@ fn change(
         return Ok(false);
     };
     Ok(entry.replace(from(pages).bits(), to(pages).bits()))
+}
+
+/// Whether a run begins at `run` that is linked to the object at `object`.
+pub(super) fn is_linked(member: &Member, run: u64, object: u64) -> bool {
+    let entry = member.run(run / PAGE);
+    entry.is_ok_and(|entry| entry == Entry::linked(entry.pages, object))
 }
 
 /// Bytes of the run that begins at `offset`.

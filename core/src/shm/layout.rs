@@ -191,6 +191,7 @@ pub(crate) mod kind {
     pub(crate) const CONDITION: u32 = 6;
     pub(crate) const EVENT: u32 = 7;
     pub(crate) const BARRIER: u32 = 8;
+    pub(crate) const MEMORY: u32 = 10;
 }
 
 /// Where the slots begin.

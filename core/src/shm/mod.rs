@@ -2,18 +2,21 @@
 //!
 //! From below: [`view`] turns offsets into references and copies bytes; [`layout`] draws what lies where;
 //! [`robust`] is the lock that survives its holder; [`arena`] is this process' membership; [`pages`] and [`blocks`]
-//! give memory out; [`object`] counts who holds what; [`recovery`] gives back what a dead process held. Their states
+//! give memory out; [`object`] counts who holds what, [`memory`] is the user's bytes; [`recovery`] gives back what a dead process held. Their states
 //! and crash tables are in `docs/shm.md`.
 
 pub(crate) mod arena;
 pub(crate) mod blocks;
+mod bytes;
 pub(crate) mod check;
 #[cfg(test)]
 pub(crate) mod drawing;
 mod family;
 pub(crate) mod layout;
+mod memory;
 #[cfg(all(test, crash_points))]
 mod model;
+mod named;
 pub(crate) mod object;
 mod pages;
 mod poison;
@@ -25,7 +28,10 @@ mod twin;
 pub(crate) mod view;
 
 pub use arena::Arena;
+pub use bytes::Bytes;
 pub use check::Census;
+pub use memory::Memory;
+pub use named::NamedMemory;
 pub use object::ObjectName;
 pub use slots::ChildSlot;
 #[cfg(crash_points)]

@@ -12,7 +12,7 @@
 )]
 
 use super::Arena;
-use super::layout::{Header, WINDOWS, index, window_bytes, window_of, window_start};
+use super::layout::{Header, PAGE, WINDOWS, index, window_bytes, window_of, window_start};
 use crate::sys::gate::Gate;
 use crate::sys::mapping::{self, Mapping};
 use crate::sys::robust::Node;
@@ -21,9 +21,13 @@ use crate::{Error, Result};
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU16, AtomicU32,
+    AtomicU64, Ordering,
+};
 
-/// Types that may lie in shared memory: made of [`Word`]s and [`Cell`]s only.
+/// Types that may lie in shared memory: made of [`Word`]s and [`Cell`]s only, or bare atomics in the user's bytes.
 ///
 /// # Safety
 /// *any-bits*: every bit pattern is a valid value, and all access is atomic.
@@ -35,6 +39,22 @@ unsafe impl Shared for Word {}
 unsafe impl Shared for Cell {}
 // SAFETY: any-bits: a word and cells.
 unsafe impl Shared for Node {}
+// SAFETY: any-bits.
+unsafe impl Shared for AtomicU8 {}
+// SAFETY: any-bits.
+unsafe impl Shared for AtomicU16 {}
+// SAFETY: any-bits.
+unsafe impl Shared for AtomicU32 {}
+// SAFETY: any-bits.
+unsafe impl Shared for AtomicU64 {}
+// SAFETY: any-bits.
+unsafe impl Shared for AtomicI8 {}
+// SAFETY: any-bits.
+unsafe impl Shared for AtomicI16 {}
+// SAFETY: any-bits.
+unsafe impl Shared for AtomicI32 {}
+// SAFETY: any-bits.
+unsafe impl Shared for AtomicI64 {}
 // SAFETY: any-bits, if each element has it.
 unsafe impl<T: Shared, const N: usize> Shared for [T; N] {}
 
@@ -177,6 +197,16 @@ impl Windows {
         Ok(())
     }
 
+    /// Fills shared memory that belongs to the caller with zeros.
+    #[track_caller]
+    pub(crate) fn clear(&self, offset: u64, bytes: usize) -> Result<()> {
+        point();
+        let to = self.address(offset, bytes)?;
+        // SAFETY: offset-in-bounds, map-outlives-view; nobody else refers to these bytes.
+        unsafe { std::ptr::write_bytes(to, 0, bytes) };
+        Ok(())
+    }
+
     #[inline]
     fn address(&self, offset: u64, bytes: usize) -> Result<*mut u8> {
         let window = window_of(offset);
@@ -273,6 +303,82 @@ impl<T> Clone for Found<T> {
 unsafe impl<T: Shared> Send for Found<T> {}
 // SAFETY: any-bits, as above.
 unsafe impl<T: Shared> Sync for Found<T> {}
+
+/// A stretch of memory that is found once and used often, by this process and others, at any time.
+#[derive(Debug, Clone)]
+pub(crate) struct Span {
+    base: NonNull<u8>,
+    bytes: usize,
+    /// Keeps it mapped.
+    _keeper: Keeper,
+}
+
+#[derive(Debug, Clone)]
+#[allow(dead_code, reason = "held")]
+enum Keeper {
+    Arena(Arena),
+    Mapping(Arc<Mapping>),
+}
+
+impl Span {
+    /// The `bytes` at `offset`, where a page begins.
+    ///
+    /// # Errors
+    /// As [`Windows::at`].
+    pub(crate) fn new(arena: &Arena, offset: u64, bytes: usize) -> Result<Self> {
+        const WHAT: Error = Error::Broken {
+            what: "the alignment of a run",
+        };
+        let base = NonNull::new(arena.inner.windows().address(offset, bytes)?).ok_or(WHAT)?;
+        if !offset.is_multiple_of(PAGE) {
+            return Err(WHAT);
+        }
+        Ok(Self {
+            base,
+            bytes,
+            _keeper: Keeper::Arena(arena.clone()),
+        })
+    }
+
+    /// All of a mapping.
+    pub(crate) fn of(mapping: Mapping) -> Self {
+        Self {
+            base: mapping.base(),
+            bytes: mapping.bytes(),
+            _keeper: Keeper::Mapping(Arc::new(mapping)),
+        }
+    }
+
+    /// The value of type `T` that many bytes behind its start; `None` when it isn't aligned there or ends outside.
+    #[inline]
+    pub(crate) fn at<T: Shared>(&self, at: usize) -> Option<&T> {
+        let end = at.checked_add(size_of::<T>())?;
+        if end > self.bytes || !at.is_multiple_of(align_of::<T>()) {
+            return None;
+        }
+        // SAFETY: offset-in-bounds, checked above.
+        let place = unsafe { self.base.add(at) };
+        // SAFETY: offset-in-bounds and aligned, since it begins with a page; map-outlives-view: what this holds keeps
+        // it mapped; any-bits.
+        Some(unsafe { place.cast::<T>().as_ref() })
+    }
+
+    /// Where it begins in this process.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Its length in bytes.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.bytes
+    }
+}
+
+// SAFETY: any-bits: it gives out atomics, which any thread may use.
+unsafe impl Send for Span {}
+// SAFETY: any-bits, as above.
+unsafe impl Sync for Span {}
 
 impl Drop for Windows {
     fn drop(&mut self) {

@@ -144,6 +144,12 @@ pub(crate) fn replica(file: impl AsFd) -> Result<OwnedFd> {
     }
 }
 
+/// Bytes of memory that the machine has, swap included: more can't be had.
+pub(crate) fn machine_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram + info.totalswap) * u64::from(info.mem_unit)
+}
+
 /// How long a file is, and how much memory it has, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FileExtent {
@@ -196,6 +202,11 @@ impl Mapping {
     /// *map-outlives-view*: `start` and `bytes` are one forgotten mapping's, and no other value stands for it.
     pub(crate) unsafe fn from_parts(start: *mut u8, bytes: usize) -> Option<Self> {
         NonNull::new(start).map(|base| Self { base, bytes })
+    }
+
+    /// Its length.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Its first byte in this process.

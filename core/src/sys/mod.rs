@@ -14,6 +14,7 @@ pub(crate) mod identity;
 pub mod image;
 pub mod launch;
 pub(crate) mod mapping;
+pub(crate) mod named;
 pub mod pidfd;
 #[cfg(crash_points)]
 pub mod refuse;

@@ -2,7 +2,8 @@
 //!
 //! [`Word`] is 32 bits and can be slept on; [`Cell`] is 64 bits. Every store of theirs passes [`point`], so that a
 //! build with `--cfg crash_points` can end the process before any of them: a crash point sits at every store by
-//! construction, and no other code stores to shared memory but the byte copies of `shm::view`, which pass it too.
+//! construction, and no other code stores to shared memory but the byte copies of `shm::view`, which pass it too, and whoever
+//! writes to the user's bytes, which mean nothing to the engine.
 
 use crate::Deadline;
 use rustix::thread::futex;

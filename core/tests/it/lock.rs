@@ -1,7 +1,8 @@
 //! The lock between processes.
 
 use crate::child::{alone, fork, until, until_empty};
-use procession_core::{Acquired, Arena, Deadline, Error, Lock, Queue};
+use procession_core::{Acquired, Arena, Deadline, Error, Lock, Memory, Queue, RLock};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -184,4 +185,54 @@ fn a_child_killed_before_it_could_do_anything_leaves_nothing() {
     }
     drop(lock);
     until_empty(&arena);
+}
+
+#[test]
+fn what_is_done_briefly_is_done_alone_or_not_at_all() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let (lock, rlock) = (Lock::new(&arena).unwrap(), RLock::new(&arena).unwrap());
+    let held = lock.briefly(|| lock.is_held().unwrap()).unwrap();
+    assert_eq!(held, Some(true));
+    let held = rlock.briefly(|| rlock.is_held().unwrap()).unwrap();
+    assert_eq!(held, Some(true));
+    assert!(!lock.is_held().unwrap() && !rlock.is_held().unwrap());
+    lock.acquire(Deadline::NEVER).unwrap();
+    rlock.acquire(Deadline::NEVER).unwrap();
+    let by_another = || {
+        assert_eq!(lock.briefly(|| ()).unwrap(), None);
+        assert_eq!(rlock.briefly(|| ()).unwrap(), None);
+    };
+    fork(by_another).join();
+    std::thread::scope(|scope| scope.spawn(by_another).join().unwrap());
+    // Its own thread has it already.
+    assert_eq!(rlock.briefly(|| ()).unwrap(), Some(()));
+    assert_eq!(rlock.count().unwrap(), 1);
+}
+
+#[test]
+fn what_is_done_briefly_keeps_others_apart_and_wakes_them() {
+    let _alone = alone();
+    const TIMES: u32 = 20_000;
+    let arena = Arena::create().unwrap();
+    let (lock, memory) = (RLock::new(&arena).unwrap(), Memory::new(&arena, 4).unwrap());
+    // Only one may be between the look and the store.
+    let add = || {
+        let number = memory.bytes().u32_at(0).unwrap();
+        number.store(number.load(Relaxed) + 1, Relaxed);
+    };
+    let work = || {
+        for _ in 0..TIMES {
+            if lock.briefly(add).unwrap().is_none() {
+                while lock.acquire(Deadline::NEVER) == Err(Error::Interrupted) {}
+                add();
+                lock.release().unwrap();
+            }
+        }
+    };
+    let children = [(); 2].map(|()| fork(work));
+    for child in children {
+        child.join();
+    }
+    assert_eq!(memory.bytes().u32_at(0).unwrap().load(Relaxed), 2 * TIMES);
 }

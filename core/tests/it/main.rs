@@ -19,6 +19,7 @@ mod fork;
 #[cfg(crash_points)]
 mod getter;
 mod lock;
+mod memory;
 mod process;
 #[cfg(crash_points)]
 mod properties;

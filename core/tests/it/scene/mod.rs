@@ -11,7 +11,7 @@ use operations::LARGE;
 use pool::Pool;
 use procession_core::shm::Snapshot;
 use procession_core::{
-    Acquired, Arena, ChildSlot, Claim, Deadline, Error, Lock, ObjectName, Put, Queue,
+    Acquired, Arena, ChildSlot, Claim, Deadline, Error, Lock, Memory, ObjectName, Put, Queue,
 };
 use std::time::Duration;
 pub(crate) use sync::Sync;
@@ -177,6 +177,7 @@ impl Scene {
         let victim = fork(|| {
             self.lock.acquire(Deadline::NEVER).unwrap();
             put_numbered(&Queue::new(&self.arena, None).unwrap(), 1, LARGE);
+            let _memory = Memory::new(&self.arena, LARGE).unwrap();
             // SAFETY: to this process.
             unsafe { libc::raise(libc::SIGKILL) };
         });

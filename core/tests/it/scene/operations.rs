@@ -4,7 +4,7 @@ use super::pool::Pool;
 use super::sync::Sync;
 use super::{NEW, Place, Scene, body, number_of, put_numbered};
 use crate::child::fork;
-use procession_core::{Acquired, Arena, Deadline, Lock, Queue};
+use procession_core::{Acquired, Arena, Deadline, Lock, Memory, Queue};
 use std::os::fd::{AsFd, IntoRawFd};
 
 /// What an operation may do if it dies in it.
@@ -227,6 +227,14 @@ pub(crate) const OPERATIONS: &[Operation] = &[
             for length in [SMALL, LARGE] {
                 put_numbered(&queue, 1, length);
             }
+        },
+        ..PLAIN
+    },
+    Operation {
+        name: "make, fill and drop a memory",
+        run: |s| {
+            let memory = Memory::new(&s.arena, SMALL).unwrap();
+            memory.bytes().write(0, &[1; SMALL]).unwrap();
         },
         ..PLAIN
     },
