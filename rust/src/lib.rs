@@ -9,15 +9,19 @@ mod launch;
 mod pool;
 mod process;
 mod queue;
+mod shared;
 mod sync;
 mod tree;
 
+/// The crate whose [`Pod`](bytemuck::Pod) says what shared data may be.
+pub use bytemuck;
 pub use child::init;
 pub use error::{Error, ErrorKind, GetError, JoinError, PutError, RemoteError, Result};
 pub use pool::{Apply, AsyncResult, Imap, MapResult, Pool};
 pub use process::{Builder, Process};
 pub use procession_core::ExitStatus;
 pub use queue::Queue;
+pub use shared::{Array, ArrayGuard, Atomic, RawArray, RawValue, SharedMemory, Value, ValueGuard};
 pub use sync::{
     Barrier, BarrierError, BoundedSemaphore, Condition, ConditionGuard, Event, Lock, LockError,
     LockGuard, RLock, RLockGuard, Semaphore, SemaphoreGuard,

@@ -10,6 +10,7 @@ mod pool;
 mod process;
 mod queue;
 mod starve;
+mod shared;
 mod sync;
 mod watchdog;
 
