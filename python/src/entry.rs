@@ -66,15 +66,40 @@ pub(crate) fn install<T: Fast>(py: Python<'_>) -> PyResult<()> {
         ml_flags: ffi::METH_NOARGS,
         ml_doc: RELEASE_TEXT.as_ptr(),
     };
+    let enter_method = ffi::PyMethodDef {
+        ml_name: c"__enter__".as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer {
+            PyCFunction: enter::<T>,
+        },
+        ml_flags: ffi::METH_NOARGS,
+        ml_doc: ENTER_TEXT.as_ptr(),
+    };
+    let exit_method = ffi::PyMethodDef {
+        ml_name: c"__exit__".as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer {
+            PyCFunctionFast: exit::<T>,
+        },
+        ml_flags: ffi::METH_FASTCALL,
+        ml_doc: EXIT_TEXT.as_ptr(),
+    };
     replace(class, "acquire", acquire_method)?;
-    replace(class, "release", release_method)
+    replace(class, "release", release_method)?;
+    replace(class, "__enter__", enter_method)?;
+    replace(class, "__exit__", exit_method)
 }
 
 const ACQUIRE_TEXT: &CStr = c"acquire($self, block=True, timeout=None)\n--\n\n\
     Takes it; false if it can't be had at once (block=False) or within timeout seconds.";
 const RELEASE_TEXT: &CStr = c"release($self)\n--\n\nGives it back.";
+const ENTER_TEXT: &CStr = c"__enter__($self)\n--\n\nTakes it.";
+const EXIT_TEXT: &CStr = c"__exit__($self, *_args)\n--\n\nGives it back.";
 
-fn replace(class: &Bound<'_, PyType>, name: &str, method: ffi::PyMethodDef) -> PyResult<()> {
+/// Gives a class a method, in the place of the one that it has.
+pub(crate) fn replace(
+    class: &Bound<'_, PyType>,
+    name: &str,
+    method: ffi::PyMethodDef,
+) -> PyResult<()> {
     // The interpreter keeps the address as long as the class.
     let method = Box::leak(Box::new(method));
     // SAFETY: attached; the class is one, and the method lives for ever.
@@ -149,6 +174,23 @@ unsafe extern "C" fn release<T: Fast>(
     // SAFETY: called-by-the-interpreter: a reference that outlives the call.
     let object = unsafe { Bound::from_borrowed_ptr(py, object) };
     hand_over(py, &T::slow().release, &[object], 1, None)
+}
+
+unsafe extern "C" fn enter<T: Fast>(
+    object: *mut ffi::PyObject,
+    _nothing: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called-by-the-interpreter: as `acquire` without arguments.
+    unsafe { acquire::<T>(object, std::ptr::null(), 0, std::ptr::null_mut()) }
+}
+
+unsafe extern "C" fn exit<T: Fast>(
+    object: *mut ffi::PyObject,
+    _arguments: *mut *mut ffi::PyObject,
+    _count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: called-by-the-interpreter.
+    unsafe { release::<T>(object, std::ptr::null_mut()) }
 }
 
 /// Calls PyO3's method: the first `count` values are positional, the others have names.

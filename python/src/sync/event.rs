@@ -9,7 +9,7 @@ use pyo3::types::{PyDict, PyTuple};
 use std::sync::OnceLock;
 
 /// A flag that processes and threads wait for, as multiprocessing's `Event`.
-#[pyclass(subclass, frozen, module = "procession.synchronize")]
+#[pyclass(subclass, frozen, weakref, module = "procession.synchronize")]
 pub(crate) struct Event(OnceLock<Core>);
 
 #[pymethods]

@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyTuple};
 use std::sync::OnceLock;
 
 /// A lock that processes and threads share, as multiprocessing's `Lock`; its dead holder never blocks the living.
-#[pyclass(subclass, frozen, module = "procession.synchronize")]
+#[pyclass(subclass, frozen, weakref, module = "procession.synchronize")]
 pub(crate) struct Lock(OnceLock<Core>);
 
 #[pymethods]

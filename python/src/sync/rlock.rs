@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 /// A lock that the thread which holds it may take again, as multiprocessing's `RLock`; its dead holder never blocks the
 /// living.
-#[pyclass(subclass, frozen, module = "procession.synchronize")]
+#[pyclass(subclass, frozen, weakref, module = "procession.synchronize")]
 pub(crate) struct RLock(OnceLock<Core>);
 
 #[pymethods]

@@ -16,7 +16,7 @@ const EINVAL: i32 = 22;
 
 /// Permits that processes and threads take and give back, as multiprocessing's `Semaphore`; those of a dead process come
 /// back.
-#[pyclass(subclass, frozen, module = "procession.synchronize")]
+#[pyclass(subclass, frozen, weakref, module = "procession.synchronize")]
 pub(crate) struct Semaphore(OnceLock<Core>);
 
 /// A `Semaphore` that never has more permits than at first.
