@@ -4,6 +4,7 @@ __all__ = ['Popen']
 
 import io
 import os
+import sys
 import threading
 
 from . import _alias, _core, popen_fork, reduction, spawn, util
@@ -47,6 +48,7 @@ class Popen(popen_fork.Popen):
 
     def _start(self, process_obj, pickle):
         arena = _core.arena_descriptor()
+        tracker = _tracker_descriptor()
         parent_pid = os.getpid()
         parent_sentinel = util._pidfd(parent_pid)
         try:
@@ -58,8 +60,9 @@ class Popen(popen_fork.Popen):
             command = spawn.get_command_line(
                 token=self._slot.token(arena), pipe_handle=reader, parent_sentinel=parent_sentinel,
                 parent_pid=parent_pid, dies_with_parent=int(bool(process_obj.daemon)),
-                by_main_thread=int(threading.get_native_id() == parent_pid), alias=int(_alias.installed))
-            self._fds += [arena, reader, parent_sentinel]
+                by_main_thread=int(threading.get_native_id() == parent_pid), alias=int(_alias.installed),
+                tracker_fd=tracker)
+            self._fds += [arena, reader, parent_sentinel] + [tracker] * (tracker is not None)
             self.pid = util.spawnv_passfds(spawn.get_executable(), command, self._fds)
             self._watch()
         except BaseException:
@@ -82,3 +85,9 @@ class Popen(popen_fork.Popen):
             self._slot.release()
             self._slot = None
         return returncode
+
+
+def _tracker_descriptor():
+    """The way to the tracker of named resources, if this program may have any: a child's names go to the same one."""
+    tracker = sys.modules.get(__package__ + '.resource_tracker')
+    return tracker and tracker.getfd()

@@ -19,7 +19,12 @@ WINSERVICE = False
 _HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: The child's program. It drops the current directory, which `-c` puts first, from its path.
 _PROGRAM = ('import sys; home = %r; sys.path[:1 - sys.flags.safe_path] = [home] * (home not in sys.path); '
-            'from procession.spawn import spawn_main; spawn_main(%s)')
+            'from procession.%s import %s; %s')
+
+
+def _program(module, call):
+    """A program for `-c` that calls a function of this package."""
+    return _PROGRAM % (_HOME, module, call.partition('(')[0], call)
 
 
 def set_executable(exe):
@@ -56,11 +61,12 @@ def get_command_line(**kwds):
     if getattr(sys, 'frozen', False):
         return [sys.executable, '--multiprocessing-fork', *('%s=%s' % item for item in kwds.items())]
     arguments = ', '.join('%s=%r' % item for item in kwds.items())
-    return [get_executable(), *util._args_from_interpreter_flags(), '-c', _PROGRAM % (_HOME, arguments),
-            '--multiprocessing-fork']
+    return [get_executable(), *util._args_from_interpreter_flags(), '-c',
+            _program('spawn', f'spawn_main({arguments})'), '--multiprocessing-fork']
 
 
-def spawn_main(token, pipe_handle, parent_sentinel, parent_pid, dies_with_parent=0, by_main_thread=0, alias=0):
+def spawn_main(token, pipe_handle, parent_sentinel, parent_pid, dies_with_parent=0, by_main_thread=0, alias=0,
+               tracker_fd=None):
     """A child's whole life: joins its parent's tree, reads what to do, does it and exits."""
     assert is_forking(sys.argv), 'Not forking'
     if dies_with_parent:
@@ -68,7 +74,12 @@ def spawn_main(token, pipe_handle, parent_sentinel, parent_pid, dies_with_parent
     _core.attach(token)
     if alias:
         _alias.install()
-    for descriptor in (pipe_handle, parent_sentinel):
+    inherited = [pipe_handle, parent_sentinel]
+    if tracker_fd is not None:
+        from . import resource_tracker
+        resource_tracker._resource_tracker._fd = tracker_fd
+        inherited.append(tracker_fd)
+    for descriptor in inherited:
         # This child's own children get what is meant for them, and nothing else.
         os.set_inheritable(descriptor, False)
     sys.exit(_main(pipe_handle, parent_sentinel))

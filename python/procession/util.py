@@ -410,6 +410,9 @@ def _flush_std_streams():
 def _cleanup_tests():
     """What CPython's own suite calls at its end."""
     from test import support
+
+    from . import resource_tracker
+    resource_tracker._resource_tracker._stop()
     process._cleanup()
     _run_finalizers()
     support.gc_collect()
