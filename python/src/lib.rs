@@ -7,10 +7,12 @@
 mod blocking;
 mod entry;
 mod error;
+mod memory;
 mod pickle;
 mod plain;
 mod pool;
 mod queue;
+mod shared;
 mod sync;
 mod tree;
 mod value;
@@ -38,9 +40,14 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pool::PoolHandle>()?;
     module.add_class::<pool::Feeder>()?;
     module.add_class::<pool::WorkerSeat>()?;
+    module.add_class::<memory::Memory>()?;
+    shared::install(module)?;
     module.add_class::<tree::ChildSlot>()?;
     module.add_function(wrap_pyfunction!(sync::open_primitive, module)?)?;
     module.add_function(wrap_pyfunction!(queue::open_queue, module)?)?;
+    module.add_function(wrap_pyfunction!(memory::open_memory, module)?)?;
+    module.add_function(wrap_pyfunction!(shared::open_shared, module)?)?;
+    module.add_function(wrap_pyfunction!(shared::store, module)?)?;
     module.add_function(wrap_pyfunction!(pool::open_seat, module)?)?;
     module.add_function(wrap_pyfunction!(pool::forget_pools, module)?)?;
     module.add_function(wrap_pyfunction!(tree::child_slot, module)?)?;

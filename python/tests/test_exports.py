@@ -29,8 +29,6 @@ NEWER = {'util': {'warn'}}
 INTERNAL = {
     'managers': {'Array', 'BaseListProxy', 'BasePoolProxy', 'ProcessLocalSet', 'SharedMemoryServer', 'State', 'Value',
                  'rebuild_as_list', 'reduce_array'},
-    'resource_tracker': {'ReentrantCallError', 'cleanup_noop'},
-    'sharedctypes': {'make_property', 'rebuild_ctype', 'reduce_ctype'},
 }
 
 #: Signatures that differ on purpose.
@@ -47,21 +45,18 @@ DIFFERENT = {
 UNUSED = {'connection.MESSAGE_LENGTH', 'connection.CHALLENGE'}
 
 #: Optional parameters that ours have besides the standard's.
-ADDED = {}
+ADDED = {'shared_memory.SharedMemory': {'track'}}
 
 #: Compiled classes whose constructors show inspect no signature.
 COMPILED = {'synchronize.Lock', 'synchronize.RLock', 'synchronize.Semaphore', 'synchronize.BoundedSemaphore',
-            'synchronize.Event'}
+            'synchronize.Event', 'sharedctypes.SynchronizedBase', 'sharedctypes.Synchronized',
+            'sharedctypes.SynchronizedArray', 'sharedctypes.SynchronizedString'}
 
 #: What isn't built yet: the words that its error must have, and how a program comes to use it.
 UNBUILT = {
     'SimpleQueue': lambda ctx: ctx.SimpleQueue(),
     'JoinableQueue': lambda ctx: ctx.JoinableQueue(3),
     'SyncManager': lambda ctx: ctx.Manager(),
-    'Value': lambda ctx: ctx.Value('i', 1, lock=False),
-    'Array': lambda ctx: ctx.Array('i', 4, lock=True),
-    'RawValue': lambda ctx: ctx.RawValue('i', 1),
-    'RawArray': lambda ctx: ctx.RawArray('i', 4),
     'Queue._reader': lambda ctx: ctx.Queue()._reader,
     'Queue._writer': lambda ctx: ctx.Queue()._writer,
 }

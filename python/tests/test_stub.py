@@ -11,6 +11,8 @@ STUB = pathlib.Path(_core.__file__).with_name('_core.pyi')
 #: What every class or module has, and no stub names.
 COMMON = {'__dict__', '__doc__', '__module__', '__weakref__', '__name__', '__package__', '__loader__', '__spec__', '__file__',
           '__all__', '__path__', '__cached__'}
+#: A slot that interpreters before 3.12 have and don't show.
+UNSEEN = '__buffer__'
 #: A signature that the interpreter makes up for a slot.
 MADE_UP = {'($self, /, *args, **kwargs)', '($type, *args, **kwargs)'}
 
@@ -18,12 +20,14 @@ MADE_UP = {'($self, /, *args, **kwargs)', '($type, *args, **kwargs)'}
 def names_of(thing):
     # What the shim gives a compiled class is written in Python, and is no matter of the stub's.
     python = (types.FunctionType, property, classmethod, staticmethod)
-    return {name for name, value in vars(thing).items() if name not in COMMON and not isinstance(value, python)}
+    return {name for name, value in vars(thing).items() if name not in COMMON | {UNSEEN} and not isinstance(value, python)}
 
 
 def stub_names(body):
     for node in body:
         match node:
+            case ast.FunctionDef(name=name) if name == UNSEEN:
+                continue
             case ast.FunctionDef() | ast.ClassDef():
                 yield node.name, node
             case ast.AnnAssign(target=ast.Name(id=name)):

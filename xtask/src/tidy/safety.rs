@@ -3,7 +3,7 @@
 use super::source::{Source, blank};
 
 /// The files that may hold `unsafe`, each with its reason.
-const LIST: [(&str, &str); 7] = [
+const LIST: [(&str, &str); 9] = [
     (
         "core/src/sys/mapping.rs",
         "mmap and munmap; takes over an inherited descriptor",
@@ -31,6 +31,14 @@ const LIST: [(&str, &str); 7] = [
     (
         "python/src/entry.rs",
         "functions that the interpreter calls, past PyO3's trampoline",
+    ),
+    (
+        "python/src/memory.rs",
+        "the buffer protocol hands an address to the interpreter",
+    ),
+    (
+        "python/src/shared/classes.rs",
+        "slots that the interpreter calls, past PyO3's trampoline",
     ),
 ];
 

@@ -1,0 +1,82 @@
+//! Plain memory as an object with a buffer: what ctypes' objects, memoryviews and numpy's arrays lie over.
+#![allow(
+    unsafe_code,
+    reason = "the buffer protocol hands an address to the interpreter"
+)]
+
+use crate::{blocking, tree};
+use procession_core::{Bytes, ObjectName};
+use pyo3::exceptions::PyBufferError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use std::ffi::c_int;
+
+/// Bytes that processes share, all zero at first; they can be sent anywhere in the tree.
+#[pyclass(frozen, weakref, module = "procession._core")]
+pub(crate) struct Memory(procession_core::Memory);
+
+#[pymethods]
+impl Memory {
+    #[new]
+    fn new(py: Python<'_>, size: usize) -> PyResult<Self> {
+        let arena = tree::arena()?;
+        blocking::call(py, || procession_core::Memory::new(arena, size)).map(Self)
+    }
+
+    fn __len__(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// A view of all of it.
+    fn create_memoryview<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let view = slf.py().import("builtins")?.getattr("memoryview")?;
+        view.call1((slf,))
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        let py = slf.py();
+        let memory = &slf.get().0;
+        let name = tree::pickled(py, memory.name(), || memory.escape())?;
+        let open = py.import("procession._core")?.getattr("open_memory")?;
+        (open, name).into_pyobject(py)
+    }
+
+    /// # Safety
+    /// *called-by-the-interpreter*: `view` is one that it fills, or null.
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        if view.is_null() {
+            return Err(PyBufferError::new_err("no view to fill"));
+        }
+        let bytes = slf.get().bytes();
+        let length = ffi::Py_ssize_t::try_from(bytes.len())?;
+        let base = bytes.base().as_ptr().cast();
+        // SAFETY: called-by-the-interpreter; map-outlives-view: the bytes stay as long as the object, which the view
+        // refers to.
+        let filled = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), base, length, 0, flags) };
+        if filled == 0 {
+            Ok(())
+        } else {
+            Err(PyErr::fetch(slf.py()))
+        }
+    }
+}
+
+impl Memory {
+    #[inline]
+    pub(crate) fn bytes(&self) -> &Bytes {
+        self.0.bytes()
+    }
+}
+
+/// The memory of that name: what its pickle calls.
+#[pyfunction]
+pub(crate) fn open_memory(py: Python<'_>, offset: u64, serial: u64) -> PyResult<Memory> {
+    let arena = tree::arena()?;
+    let name = ObjectName { offset, serial };
+    blocking::call(py, || procession_core::Memory::open(arena, name)).map(Memory)
+}
