@@ -6,7 +6,7 @@ use crate::run::{Failed, Step, root, step};
 
 /// What CI runs on each interpreter: the classes for what is built, on both start methods that are. The rest of the
 /// suite is mostly about what isn't built yet, and takes long to say so.
-const BOUNDED: [&str; 7] = [
+const BOUNDED: [&str; 14] = [
     "WithProcessesTestLock.test_lock",
     "WithProcessesTestQueue",
     "WithProcessesTestProcess",
@@ -14,6 +14,13 @@ const BOUNDED: [&str; 7] = [
     "WithProcessesTestLogging",
     "WithProcessesTestFinalize",
     "WithProcessesTestAtExit",
+    "WithProcessesTestValue",
+    "WithProcessesTestArray",
+    "WithProcessesTestSharedCTypes",
+    "WithProcessesTestHeap",
+    "WithProcessesTestSharedMemory",
+    "TestNamedResource",
+    "TestResourceTracker",
 ];
 
 /// Runs the suite, or the tests that have `word` in `Class.test`, on the interpreter that was asked for or on each one
