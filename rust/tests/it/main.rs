@@ -9,8 +9,8 @@ mod lock;
 mod pool;
 mod process;
 mod queue;
-mod starve;
 mod shared;
+mod starve;
 mod sync;
 mod watchdog;
 
