@@ -44,7 +44,7 @@ class Popen(popen_fork.Popen):
             reduction.dump(process_obj, pickle)
         finally:
             set_spawning_popen(None)
-        return pickle.getbuffer()
+        return pickle
 
     def _start(self, process_obj, pickle):
         arena = _core.arena_descriptor()
@@ -72,8 +72,9 @@ class Popen(popen_fork.Popen):
             os.close(reader)
             os.close(parent_sentinel)
         try:
-            with open(writer, 'wb', closefd=True) as file:
-                file.write(pickle)
+            # A view that an error's traceback kept would be in the way of the collector.
+            with open(writer, 'wb', closefd=True) as file, pickle.getbuffer() as view:
+                file.write(view)
         except BrokenPipeError:
             # The child is dead already: its exit code says how.
             pass
