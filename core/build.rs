@@ -22,6 +22,11 @@ fn main() -> io::Result<()> {
         feed(&fs::read(&file)?);
     }
     println!("cargo::rustc-env=PROCESSION_BUILD={hash}");
+    // Builds in which another system may stand below the engine (`sys::simulation`).
+    let is_set = |flag| env::var_os(format!("CARGO_CFG_{flag}")).is_some();
+    if is_set("CRASH_POINTS") || is_set("LOOM") {
+        println!("cargo::rustc-cfg=simulated");
+    }
     Ok(())
 }
 

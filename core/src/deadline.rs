@@ -55,20 +55,20 @@ impl Deadline {
 /// The present time.
 #[inline]
 pub(crate) fn now() -> Instant {
-    #[cfg(crash_points)]
+    #[cfg(simulated)]
     if let Some(now) = PRETENDED.get() {
         return now;
     }
     Instant::now()
 }
 
-#[cfg(crash_points)]
+#[cfg(simulated)]
 thread_local! {
     static PRETENDED: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
 }
 
 /// Has the calling thread take `now` for the present time, until told otherwise: for simulations.
-#[cfg(crash_points)]
+#[cfg(simulated)]
 pub fn pretend(now: Option<Instant>) {
     PRETENDED.set(now);
 }

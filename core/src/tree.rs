@@ -6,7 +6,7 @@ use crate::shm::Arena;
 use crate::shm::recovery::Recovery;
 use crate::sync::{barrier, condition, event, lock, rlock, semaphore};
 
-static RECOVERIES: [Recovery; 7] = [
+pub(crate) static RECOVERIES: [Recovery; 7] = [
     lock::RECOVERY,
     rlock::RECOVERY,
     semaphore::RECOVERY,

@@ -10,9 +10,8 @@
 //! that it saw, so a sleeper that went round meanwhile keeps its new one.
 
 use crate::shm::view::shared;
-use crate::sys::word::{Acquire, Cell, SeqCst, Wake, Word};
+use crate::sys::word::{Acquire, Cell, SeqCst, Wake, Word, fence};
 use crate::{Deadline, Result};
-use std::sync::atomic::fence;
 
 shared! {
     /// A bell, on a line of its own.

@@ -10,6 +10,8 @@ mod claim;
 mod get;
 mod layout;
 mod message;
+#[cfg(all(loom, test))]
+mod orders;
 mod put;
 
 pub use claim::Claim;

@@ -57,6 +57,16 @@ impl Arena {
     /// Makes a new arena, with this process as its first member; `recoveries` are what the layers above do to their
     /// objects when a process dies.
     pub(crate) fn found(recoveries: &'static [Recovery]) -> Result<Self> {
+        let arena = Self::lay_out(recoveries)?;
+        // Nobody else is there yet, so nobody is waited for.
+        let (slot, generation) = slots::claim(&arena.inner, 0, None, Deadline::NEVER)?;
+        arena.inner.settle_in(slot, generation, Deadline::NEVER)?;
+        family::enter(&arena.inner);
+        Ok(arena)
+    }
+
+    /// Makes the memory of a new arena, which has no member yet.
+    pub(super) fn lay_out(recoveries: &'static [Recovery]) -> Result<Self> {
         let file = mapping::create()?;
         mapping::lengthen(&file, window_bytes(0))?;
         mapping::allocate(&file, 0, FIRST_ALLOCATED * PAGE)?;
@@ -83,14 +93,9 @@ impl Arena {
         header.layout.store(LAYOUT, Relaxed);
         header.build.store(build(), Relaxed);
         header.magic.store(MAGIC, Release);
-        let arena = Self {
+        Ok(Self {
             inner: Arc::new(member),
-        };
-        // Nobody else is there yet, so nobody is waited for.
-        let (slot, generation) = slots::claim(&arena.inner, 0, None, Deadline::NEVER)?;
-        arena.inner.settle_in(slot, generation, Deadline::NEVER)?;
-        family::enter(&arena.inner);
-        Ok(arena)
+        })
     }
 
     /// Joins the arena that a token names, as [`attach`](Self::attach) says.

@@ -226,3 +226,30 @@ pub(crate) fn table_pages(window: usize) -> u64 {
         (window_bytes(window) / PAGE * 8).div_ceil(PAGE)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_lie_side_by_side() {
+        for window in 0..WINDOWS {
+            let (start, bytes) = (window_start(window), window_bytes(window));
+            assert_eq!(window_of(start), window);
+            assert_eq!(window_of(start + bytes - 1), window);
+            assert_eq!(window_start(window + 1), start + bytes);
+        }
+        assert!(window_of(window_start(WINDOWS)) >= WINDOWS && window_of(u64::MAX) >= WINDOWS);
+    }
+
+    #[test]
+    fn each_table_has_an_entry_for_each_page_of_its_window() {
+        for window in 0..WINDOWS {
+            let (start, pages) = (window_start(window), table_pages(window));
+            let end = table_start(window) + window_bytes(window) / PAGE * 8;
+            assert!(end <= start + pages * PAGE && pages * PAGE < window_bytes(window));
+        }
+        assert!(table_start(0) + window_bytes(0) / PAGE * 8 <= SLOTS_START);
+        assert!(FIRST_RESERVED < FIRST_ALLOCATED);
+    }
+}

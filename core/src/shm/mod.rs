@@ -18,6 +18,8 @@ mod memory;
 mod model;
 mod named;
 pub(crate) mod object;
+#[cfg(all(loom, test))]
+pub(crate) mod orders;
 mod pages;
 mod poison;
 pub(crate) mod recovery;

@@ -473,3 +473,36 @@ pub(super) fn normalize(member: &Member) -> Result<()> {
     header.warm_pages.store(warm, Relaxed);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Entry, Kind, OWNER_BITS, PAGES_BITS};
+
+    #[test]
+    fn an_entry_is_read_as_it_was_written() {
+        let kinds = [
+            Kind::Warm,
+            Kind::Cold,
+            Kind::Used,
+            Kind::Linked,
+            Kind::Slab,
+            Kind::Reserved,
+        ];
+        for kind in kinds {
+            for pages in [1, 2, (1 << PAGES_BITS) - 1] {
+                for owner in [0, 1, (1 << OWNER_BITS) - 1] {
+                    let entry = Entry { kind, pages, owner };
+                    assert_eq!(Entry::from_bits(entry.bits()), Some(entry));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bits_that_mean_nothing_are_no_entry() {
+        let kind = |kind: u64| kind << (PAGES_BITS + OWNER_BITS);
+        for bits in [0, 1, kind(0) | 5, kind(1), kind(7) | 1, kind(15) | 1] {
+            assert_eq!(Entry::from_bits(bits), None);
+        }
+    }
+}

@@ -15,6 +15,8 @@ use super::Arena;
 use super::layout::{Header, PAGE, WINDOWS, index, window_bytes, window_of, window_start};
 use crate::sys::gate::Gate;
 use crate::sys::mapping::{self, Mapping};
+#[cfg(all(loom, test))]
+use crate::sys::model;
 use crate::sys::robust::Node;
 use crate::sys::word::{Cell, Word, before_load, point};
 use crate::{Error, Result};
@@ -166,6 +168,10 @@ impl Windows {
     pub(crate) fn read(&self, offset: u64, to: &mut [u8]) -> Result<()> {
         before_load();
         let from = self.address(offset, to.len())?;
+        #[cfg(all(loom, test))]
+        if model::read(from.addr(), to) {
+            return Ok(());
+        }
         // SAFETY: offset-in-bounds, map-outlives-view; `to` is this process' own, so they don't overlap.
         unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
         Ok(())
@@ -176,6 +182,10 @@ impl Windows {
     pub(crate) fn append(&self, offset: u64, length: usize, to: &mut Vec<u8>) -> Result<()> {
         before_load();
         let from = self.address(offset, length)?;
+        #[cfg(all(loom, test))]
+        if model::append(from.addr(), length, to) {
+            return Ok(());
+        }
         crate::sys::reserve(to, length)?;
         // SAFETY: the vector has room for them, just reserved.
         let end = unsafe { to.as_mut_ptr().add(to.len()) };
@@ -192,6 +202,10 @@ impl Windows {
     pub(crate) fn write(&self, offset: u64, from: &[u8]) -> Result<()> {
         point();
         let to = self.address(offset, from.len())?;
+        #[cfg(all(loom, test))]
+        if model::write(to.addr(), from) {
+            return Ok(());
+        }
         // SAFETY: offset-in-bounds, map-outlives-view; `from` is this process' own, so they don't overlap.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
         Ok(())
@@ -230,6 +244,10 @@ impl Windows {
 
     #[cold]
     fn map(&self, window: usize) -> Result<*mut u8> {
+        #[cfg(all(loom, test))]
+        if let Some(base) = model::window(window) {
+            return Ok(base);
+        }
         let start = window_start(window);
         if window >= self.existing()? {
             return Err(Error::Broken {

@@ -25,9 +25,8 @@ use crate::shm::object::{Handle, ObjectName};
 use crate::shm::recovery::{self, Gone, Recovery};
 use crate::shm::robust::LOOK_AGAIN;
 use crate::shm::view::shared;
-use crate::sys::word::{Acquire, Cell, Relaxed, Release, SeqCst, Wake, Word};
+use crate::sys::word::{Acquire, Cell, Relaxed, Release, SeqCst, Wake, Word, fence};
 use crate::{Deadline, Error, Result};
-use std::sync::atomic::fence;
 
 /// Parties for whom there is room in the object itself: twice as many as wait at once.
 const INSIDE: usize = 44;

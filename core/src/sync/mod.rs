@@ -5,6 +5,8 @@ pub(crate) mod condition;
 pub(crate) mod event;
 pub(crate) mod lock;
 mod more;
+#[cfg(all(loom, test))]
+mod orders;
 pub(crate) mod patience;
 pub(crate) mod rlock;
 pub(crate) mod semaphore;

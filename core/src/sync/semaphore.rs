@@ -28,9 +28,8 @@ use crate::shm::object::{Handle, ObjectName};
 use crate::shm::recovery::{self, Gone, Recovery};
 use crate::shm::robust::LOOK_AGAIN;
 use crate::shm::view::shared;
-use crate::sys::word::{Acquire, Cell, Relaxed, SeqCst, Wake, Word};
+use crate::sys::word::{Acquire, Cell, Relaxed, SeqCst, Wake, Word, fence};
 use crate::{Deadline, Error, Result};
-use std::sync::atomic::fence;
 
 /// Slots that have their cell in the object itself.
 const INSIDE: usize = 64;

@@ -2,7 +2,7 @@
 
 /// Whether another process can run while this one waits awake.
 pub(crate) fn several_processors() -> bool {
-    #[cfg(crash_points)]
+    #[cfg(simulated)]
     if let Some(system) = super::simulation::system() {
         return system.several_processors();
     }
@@ -13,7 +13,7 @@ pub(crate) fn several_processors() -> bool {
 
 /// Lets another process run, if one is ready.
 pub(crate) fn yield_now() {
-    #[cfg(crash_points)]
+    #[cfg(simulated)]
     if let Some(system) = super::simulation::system() {
         return system.offer();
     }

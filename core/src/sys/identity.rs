@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 
 /// The calling process' id.
 pub(crate) fn pid() -> u32 {
-    #[cfg(crash_points)]
+    #[cfg(simulated)]
     if let Some(system) = super::simulation::system() {
         return system.pid();
     }
@@ -81,7 +81,7 @@ fn stat(pid: u32) -> Option<Stat> {
 
 /// The calling process'; all zero where /proc isn't mounted, which matches any process of its pid.
 pub(crate) fn origin() -> Origin {
-    #[cfg(crash_points)]
+    #[cfg(simulated)]
     if let Some(system) = super::simulation::system() {
         let started = system.started();
         return Origin { started, stack: 0 };
@@ -94,7 +94,7 @@ pub(crate) fn origin() -> Origin {
 ///
 /// `marked` is the thread whose word the kernel has marked, if it has. A few system calls.
 pub(crate) fn is_gone(pid: u32, origin: Origin, marked: Option<MarkedThread<'_>>) -> bool {
-    #[cfg(crash_points)]
+    #[cfg(simulated)]
     if let Some(system) = super::simulation::system() {
         return system.is_gone(pid, origin.started);
     }
@@ -172,7 +172,7 @@ fn maps(pid: u32, file: BorrowedFd<'_>) -> Option<bool> {
 /// Whether the thread `tid` exists, and has not ended. An id may have gone to another thread since: only for owners
 /// that the kernel doesn't mark.
 pub(crate) fn thread_exists(tid: u32) -> bool {
-    #[cfg(crash_points)]
+    #[cfg(simulated)]
     if let Some(system) = super::simulation::system() {
         return system.thread_exists(tid);
     }

@@ -98,6 +98,11 @@ pub(crate) fn lengthen(file: impl AsFd, length: u64) -> Result<()> {
 /// # Errors
 /// `Os` with ENOSPC or ENOMEM when there is no memory for them.
 pub(crate) fn allocate(file: impl AsFd, offset: u64, bytes: u64) -> Result<()> {
+    #[cfg(all(loom, test))]
+    if super::model::is_running() {
+        // Nothing is kept there.
+        return Ok(());
+    }
     const CALL: &str = "fallocate";
     loop {
         let flags = FallocateFlags::empty();
@@ -189,7 +194,7 @@ impl Mapping {
             unsafe { rustix::mm::mmap(anywhere, bytes, protection, flags, file, offset) }
         })?;
         let base = NonNull::new(address.cast()).ok_or(Error::Broken { what: "a mapping" })?;
-        #[cfg(crash_points)]
+        #[cfg(simulated)]
         if let Some(system) = super::simulation::system() {
             system.mapped(address.addr(), bytes, offset);
         }
@@ -217,7 +222,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        #[cfg(crash_points)]
+        #[cfg(simulated)]
         if let Some(system) = super::simulation::system() {
             system.unmapped(self.base.addr().get());
         }

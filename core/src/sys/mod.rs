@@ -14,12 +14,14 @@ pub(crate) mod identity;
 pub mod image;
 pub mod launch;
 pub(crate) mod mapping;
+#[cfg(all(loom, test))]
+pub(crate) mod model;
 pub(crate) mod named;
 pub mod pidfd;
 #[cfg(crash_points)]
 pub mod refuse;
 pub(crate) mod robust;
-#[cfg(crash_points)]
+#[cfg(simulated)]
 pub mod simulation;
 pub(crate) mod word;
 

@@ -10,6 +10,8 @@
     reason = "the list is the C library's memory, at addresses that the kernel tells"
 )]
 
+#[cfg(all(loom, test))]
+use super::model;
 use super::word::{Cell, Word, before_load};
 use std::cell::{Cell as Local, RefCell};
 use std::mem::offset_of;
@@ -82,7 +84,7 @@ pub(crate) struct Thread {
 /// The calling thread; two loads after the first call.
 #[inline]
 pub(crate) fn this_thread() -> Thread {
-    #[cfg(crash_points)]
+    #[cfg(simulated)]
     if let Some(system) = super::simulation::system() {
         return Thread {
             tid: system.pid(),
@@ -106,7 +108,7 @@ pub(crate) fn forked() {
 }
 
 /// Forgets what the calling thread has linked: the processes of a simulation share it, and leave entries behind.
-#[cfg(crash_points)]
+#[cfg(simulated)]
 pub(super) fn forget_links() {
     let _ = LINKED.try_with(|linked| linked.borrow_mut().clear());
 }
@@ -259,6 +261,10 @@ fn follow(at: usize, linked: &[(usize, usize)]) -> Option<usize> {
 /// The word of the thread's list at an address that the list, or the kernel, told.
 #[inline]
 fn peek(address: usize) -> usize {
+    #[cfg(all(loom, test))]
+    if let Some(value) = model::peek(address) {
+        return value;
+    }
     let place = std::ptr::with_exposed_provenance::<usize>(address);
     // SAFETY: list-is-the-thread's: reached from the head over entries that this thread, or its C library, made; one in
     // shared memory is followed only where it still says what was put there (`follow`).
@@ -267,6 +273,10 @@ fn peek(address: usize) -> usize {
 
 #[inline]
 fn poke(address: usize, value: usize) {
+    #[cfg(all(loom, test))]
+    if model::poke(address, value) {
+        return;
+    }
     let place = std::ptr::with_exposed_provenance_mut::<usize>(address);
     // SAFETY: list-is-the-thread's: only this thread, and the kernel at its death, use it.
     unsafe { place.write_volatile(value) };
@@ -278,6 +288,8 @@ impl Cell {
     }
 
     fn put(&self, address: usize) {
+        #[cfg(all(loom, test))]
+        model::note(self.address(), address);
         self.store(address as u64, Ordering::Relaxed);
     }
 }

@@ -1,6 +1,6 @@
 //! Another system below the engine: a harness' own, in which processes, clock and futexes are simulated.
 //!
-//! Compiled in by `--cfg crash_points` only. A thread that has [entered](enter) a [`System`] asks that one instead of
+//! Compiled in by `--cfg crash_points` and by `--cfg loom` only. A thread that has [entered](enter) a [`System`] asks that one instead of
 //! Linux for what depends on time, on other processes or on chance; all other threads see Linux. Memory stays real.
 
 use std::cell::RefCell;

@@ -5,12 +5,20 @@
 //! construction, and no other code stores to shared memory but the byte copies of `shm::view`, which pass it too, and whoever
 //! writes to the user's bytes, which mean nothing to the engine.
 
+#[cfg(all(loom, test))]
+use super::model::{AtomicU32, AtomicU64};
 use crate::Deadline;
 use rustix::thread::futex;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+#[cfg(not(all(loom, test)))]
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
+#[cfg(all(loom, test))]
+pub(crate) use super::model::fence;
 pub(crate) use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+#[cfg(not(all(loom, test)))]
+pub(crate) use std::sync::atomic::fence;
 
 /// The place before a store to shared memory. Nothing, unless crash points are compiled in.
 #[inline(always)]
@@ -18,6 +26,8 @@ pub(crate) use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, 
 pub(crate) fn point() {
     #[cfg(crash_points)]
     super::crash::point(std::panic::Location::caller());
+    #[cfg(all(loom, test))]
+    super::simulation::step(std::panic::Location::caller());
 }
 
 /// The place before a load of shared memory. Nothing, unless crash points are compiled in: then a simulated process may
@@ -134,7 +144,7 @@ impl Word {
 
     /// Wakes at most `count` sleepers, and tells how many. A system call, whether anybody sleeps or not.
     pub(crate) fn wake(&self, count: u32) -> usize {
-        #[cfg(crash_points)]
+        #[cfg(simulated)]
         if let Some(system) = super::simulation::system() {
             return system.wake(&self.0, count);
         }
@@ -149,7 +159,7 @@ impl Word {
 }
 
 fn wait(word: &AtomicU32, value: u32, timeout: Option<Duration>) -> rustix::io::Result<()> {
-    #[cfg(crash_points)]
+    #[cfg(simulated)]
     if let Some(system) = super::simulation::system() {
         return match system.sleep(word, value, timeout) {
             0 => Ok(()),

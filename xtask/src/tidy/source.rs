@@ -39,9 +39,10 @@ impl Source {
         self.name.ends_with(".rs")
     }
 
-    /// Whether all of it is tests.
+    /// Whether all of it is tests, or models that run as such.
     pub(super) fn is_test(&self) -> bool {
-        self.name.contains("/tests/") || self.name.ends_with("/tests.rs")
+        let is_named = |name| self.name.ends_with(name);
+        self.name.contains("/tests/") || is_named("/tests.rs") || is_named("/orders.rs")
     }
 
     /// The part before the tests at its end. By the habit of this house they are one module, the file's last item.
