@@ -250,6 +250,6 @@ mod tests {
             assert!(end <= start + pages * PAGE && pages * PAGE < window_bytes(window));
         }
         assert!(table_start(0) + window_bytes(0) / PAGE * 8 <= SLOTS_START);
-        assert!(FIRST_RESERVED < FIRST_ALLOCATED);
+        const { assert!(FIRST_RESERVED < FIRST_ALLOCATED) };
     }
 }
