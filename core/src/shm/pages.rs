@@ -487,6 +487,7 @@ mod tests {
             Kind::Linked,
             Kind::Slab,
             Kind::Reserved,
+            Kind::Leaving,
         ];
         for kind in kinds {
             for pages in [1, 2, (1 << PAGES_BITS) - 1] {
@@ -501,7 +502,7 @@ mod tests {
     #[test]
     fn bits_that_mean_nothing_are_no_entry() {
         let kind = |kind: u64| kind << (PAGES_BITS + OWNER_BITS);
-        for bits in [0, 1, kind(0) | 5, kind(1), kind(7) | 1, kind(15) | 1] {
+        for bits in [0, 1, kind(0) | 5, kind(1), kind(8) | 1, kind(15) | 1] {
             assert_eq!(Entry::from_bits(bits), None);
         }
     }
