@@ -217,8 +217,6 @@ fn shell(line: &str, copy: &Path) -> Step<(bool, String)> {
     command
         .env_remove("CARGO_TARGET_DIR")
         .env_remove("RUSTFLAGS");
-    // What a build that was killed in the middle leaves behind, as one may be here, spoils those that go on from it.
-    command.env("CARGO_INCREMENTAL", "0");
     // A group of its own, so that one that hangs can be ended with all that it started.
     command.stdin(Stdio::null()).process_group(0);
     command

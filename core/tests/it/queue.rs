@@ -278,7 +278,7 @@ fn an_answer_at_the_instant_of_the_sleep_is_heard() {
     let _alone = alone();
     let arena = Arena::create().unwrap();
     let [asked, answered] = [(); 2].map(|()| Queue::new(&arena, None).unwrap());
-    let rounds = 30_000u64;
+    let rounds = 10_000u64;
     // Each waits for the other, so a wake that is lost is not made good by a later one.
     let answerer = fork(|| {
         let mut random = Random::new(99);
