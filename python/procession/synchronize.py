@@ -1,8 +1,7 @@
 """Synchronisation between processes. See the standard library's `multiprocessing.synchronize`.
 
-`Lock`, `RLock`, `Semaphore`, `BoundedSemaphore` and `Event` are compiled classes. They can be pickled at any time, not only
-for a child, and none outlives its holder as the standard's do: a lock whose holder was killed goes to the next
-`acquire()`, with a `RuntimeWarning`; permits come back; a barrier breaks; who waits for a condition isn't counted.
+Ours can be pickled at any time, not only for a child, and nobody waits for the dead: a lock whose holder was killed goes
+to the next `acquire()`, with a `RuntimeWarning`; permits come back; a barrier breaks; a dead waiter isn't counted.
 """
 
 import tempfile
@@ -29,25 +28,9 @@ class SemLock:
     _rand = tempfile._RandomNameSequence()
 
     def __init__(self, kind, value, maxvalue, *, ctx):
-        if kind == RECURSIVE_MUTEX:
-            self._semlock = RLock(ctx=ctx)
-        elif maxvalue == value:
-            self._semlock = BoundedSemaphore(value, ctx=ctx)
-        elif maxvalue == SEM_VALUE_MAX:
-            self._semlock = Semaphore(value, ctx=ctx)
-        else:
-            raise ValueError(f'maxvalue is {maxvalue}, neither value ({value}) nor SEM_VALUE_MAX')
-
-    def __getattr__(self, name):
-        if name == '_semlock':
-            raise AttributeError(name)
-        return getattr(self._semlock, name)
-
-    def __enter__(self):
-        return self._semlock.__enter__()
-
-    def __exit__(self, *args):
-        return self._semlock.__exit__(*args)
+        cls = BoundedSemaphore if maxvalue == value else Semaphore
+        self._semlock = RLock(ctx=ctx) if kind == RECURSIVE_MUTEX else cls(value, ctx=ctx)
+        self.acquire, self.release = self._semlock.acquire, self._semlock.release
 
     @staticmethod
     def _make_name():
@@ -66,26 +49,9 @@ def _owner(lock):
     return 'SomeOtherThread' if getattr(lock, '_is_in_this_process', bool)() else 'SomeOtherProcess'
 
 
-def _lock_repr(self):
-    return f'<{type(self).__name__}(owner={_owner(self)})>'
-
-
 def _rlock_repr(self):
     owner = _owner(self)
-    count = 'nonzero' if owner.startswith('SomeOther') else self._count()
-    return f'<{type(self).__name__}({owner}, {count})>'
-
-
-def _semaphore_repr(self):
-    return f'<{type(self).__name__}(value={self.get_value()})>'
-
-
-def _bounded_repr(self):
-    return f'<{type(self).__name__}(value={self.get_value()}, maxvalue={self.maxvalue})>'
-
-
-def _event_repr(self):
-    return f"<{type(self).__qualname__} at {id(self):#x} {'set' if self.is_set() else 'unset'}>"
+    return f"<{type(self).__name__}({owner}, {'nonzero' if owner.startswith('SomeOther') else self._count()})>"
 
 
 class _Semlock:
@@ -108,16 +74,13 @@ class _Semlock:
         """Nothing: what a forked child may think of its parent's locks is known without it."""
 
 
-def _furnish():
-    """Gives the compiled classes what Python decides: how they look, and the standard's private name."""
-    for cls, text in ((Lock, _lock_repr), (RLock, _rlock_repr), (Semaphore, _semaphore_repr),
-                      (BoundedSemaphore, _bounded_repr), (Event, _event_repr)):
-        cls.__repr__ = text
-    for cls in (Lock, RLock, Semaphore):
-        cls._semlock = property(_Semlock)
-
-
-_furnish()
+# What Python decides of the compiled classes: how they look, and the standard's private name.
+Lock.__repr__ = lambda self: f'<{type(self).__name__}(owner={_owner(self)})>'
+RLock.__repr__ = _rlock_repr
+Semaphore.__repr__ = lambda self: f'<{type(self).__name__}(value={self.get_value()})>'
+BoundedSemaphore.__repr__ = lambda self: f'<{type(self).__name__}(value={self.get_value()}, maxvalue={self.maxvalue})>'
+Event.__repr__ = lambda self: f"<{type(self).__qualname__} at {id(self):#x} {'set' if self.is_set() else 'unset'}>"
+Lock._semlock = RLock._semlock = Semaphore._semlock = property(_Semlock)
 
 
 class _Count:

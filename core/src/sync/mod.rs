@@ -8,6 +8,7 @@ mod more;
 #[cfg(all(loom, test))]
 mod orders;
 pub(crate) mod patience;
+mod permits;
 pub(crate) mod rlock;
 pub(crate) mod semaphore;
 mod waiters;
@@ -16,5 +17,6 @@ pub use barrier::{Barrier, Party, Passed};
 pub use condition::{Condition, Waiting};
 pub use event::Event;
 pub use lock::{Acquired, Lock};
+pub use permits::{PERMITS_MAX, Permit};
 pub use rlock::RLock;
-pub use semaphore::{PERMITS_MAX, Permit, Semaphore};
+pub use semaphore::Semaphore;
