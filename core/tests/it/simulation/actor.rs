@@ -32,6 +32,8 @@ pub(crate) struct Common {
     pub(crate) staff: Rc<RefCell<Vec<Member>>>,
     /// Steps of a program.
     pub(crate) length: u64,
+    /// Of 32 steps those that aren't of any kind, but only put and get; such programs mostly wait without a deadline.
+    pub(crate) talks: u64,
 }
 
 /// A process, as the auditor sees it.
@@ -162,6 +164,13 @@ impl Actor {
     }
 
     fn act(&mut self) {
+        if self.below(32) < self.common.talks {
+            return if self.below(2) == 0 {
+                self.put_one();
+            } else {
+                self.get_one();
+            };
+        }
         match self.below(32) {
             0..10 => self.put_one(),
             10..20 => self.get_one(),
@@ -180,10 +189,14 @@ impl Actor {
     }
 
     /// A timeout in milliseconds, or none.
-    fn timeout(&self, may_wait: bool) -> Option<u64> {
+    fn timeout(&self) -> Option<u64> {
+        let may_wait = self.held.is_none();
+        if may_wait && self.below(40) < self.common.talks {
+            return None;
+        }
         match self.below(4) {
             0 => Some(0),
-            1 if may_wait && self.held.is_none() => None,
+            1 if may_wait => None,
             2 => Some(self.below(20)),
             _ => Some(self.below(400)),
         }
@@ -234,7 +247,7 @@ impl Actor {
 
     fn put_one(&self) {
         let queue = self.pick(self.queues.len());
-        let (length, timeout) = (self.length(), self.timeout(true));
+        let (length, timeout) = (self.length(), self.timeout());
         self.put(&self.queues[queue], queue, length, timeout);
     }
 
@@ -270,7 +283,7 @@ impl Actor {
 
     fn get_one(&self) {
         let queue = self.pick(self.queues.len());
-        let timeout = self.timeout(true);
+        let timeout = self.timeout();
         self.get(&self.queues[queue], queue, timeout);
     }
 
@@ -326,7 +339,7 @@ impl Actor {
             return self.release(held);
         }
         let lock = self.pick(self.locks.len());
-        let timeout = self.timeout(true);
+        let timeout = self.timeout();
         let oracle = self.common.oracle.clone();
         oracle.acquires(lock, self.name);
         let acquired = self.timed(timeout, Waits::ForLock(lock), |deadline| {

@@ -80,6 +80,7 @@ fn case(seed: u64) -> Outcome {
         board: Rc::default(),
         staff: Rc::new(RefCell::new(Vec::new())),
         length,
+        talks: [0, 0, 16, 30][usize::try_from(random.below(4)).unwrap()],
     };
     world.start(false, move |_| Auditor::run(common, shape));
     let ran = catch_unwind(AssertUnwindSafe(|| world.run()));
@@ -164,7 +165,18 @@ impl Auditor {
             if world.below(4) == 0 {
                 again(|| self.arena.reap()).unwrap();
             }
+            if self.all_wait() {
+                break;
+            }
         }
+    }
+
+    /// Whether everybody who lives sleeps, and nothing but another process can end that.
+    fn all_wait(&self) -> bool {
+        let staff = self.common.staff.borrow();
+        let world = &self.common.world;
+        let mut living = staff.iter().filter(|one| !world.is_seen_dead(one.name));
+        living.all(|one| one.waits.is_some() && world.sleeps(one.name))
     }
 
     /// Asks the claims of those who have died since, as a pool does.
