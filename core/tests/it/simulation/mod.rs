@@ -68,7 +68,8 @@ fn roughness(random: &mut Random) -> Roughness {
 fn case(seed: u64) -> Outcome {
     let mut random = Random::new(seed.wrapping_mul(0xD134_2543_DE82_EF95));
     random.below(2);
-    let world = World::new(seed, roughness(&mut random));
+    let rough = roughness(&mut random);
+    let world = World::new(seed, rough);
     let oracle = Oracle::new(&world);
     let length = [4, 12, 40][usize::try_from(random.below(3)).unwrap()];
     let shape = [random.below(3), random.below(3), random.below(5)];
@@ -80,6 +81,7 @@ fn case(seed: u64) -> Outcome {
         board: Rc::default(),
         staff: Rc::new(RefCell::new(Vec::new())),
         length,
+        is_peaceful: rough.kill == 0,
         talks: [0, 0, 16, 30][usize::try_from(random.below(4)).unwrap()],
     };
     world.start(false, move |_| Auditor::run(common, shape));
@@ -162,7 +164,7 @@ impl Auditor {
         while self.living() > 0 && world.now() < BUSY {
             world.pause(world.below(50 * MILLISECOND));
             self.look_at_the_dead();
-            if world.below(4) == 0 {
+            if world.below(4) == 0 && !self.common.is_peaceful {
                 again(|| self.arena.reap()).unwrap();
             }
             if self.all_wait() {
@@ -181,6 +183,9 @@ impl Auditor {
 
     /// Asks the claims of those who have died since, as a pool does.
     fn look_at_the_dead(&mut self) {
+        if self.common.is_peaceful {
+            return;
+        }
         let staff = self.common.staff.borrow().clone();
         for member in staff {
             if !self.common.world.is_seen_dead(member.name) || !self.seen_dead.insert(member.name) {
@@ -208,7 +213,9 @@ impl Auditor {
         let world = Rc::clone(&self.common.world);
         world.calm();
         world.pause(REST);
-        again(|| self.arena.reap()).unwrap();
+        if !self.common.is_peaceful {
+            again(|| self.arena.reap()).unwrap();
+        }
         self.look_at_the_dead();
         world.pause(SECOND);
         let before = self.without_reason();
