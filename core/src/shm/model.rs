@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-const CASES: u32 = 120;
+const CASES: u32 = 400;
 /// A slot that no process has: its recovery gives back nothing but what nobody holds.
 const NOBODY: u32 = 900;
 

@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 /// Programs of a run of the tests.
-const CASES: u32 = 400;
+const CASES: u32 = 2_000;
 /// The processes of a program end within this many looks at them.
 const LOOKS: u32 = 10_000;
 

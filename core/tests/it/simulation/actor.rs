@@ -49,9 +49,9 @@ pub(crate) struct Member {
 /// What a process waits for without a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waits {
-    ForMessage(usize),
-    ForRoom(usize),
-    ForLock(usize),
+    Message(usize),
+    Room(usize),
+    Lock(usize),
 }
 
 /// A running process.
@@ -269,7 +269,7 @@ impl Actor {
                 Err(error) => panic!("try_put: {error:?}"),
             }
         }
-        let put = self.timed(timeout, Waits::ForRoom(account), |deadline| {
+        let put = self.timed(timeout, Waits::Room(account), |deadline| {
             queue.put(0, &parts, deadline)
         });
         let fate = match put {
@@ -308,7 +308,7 @@ impl Actor {
                 Err(error) => panic!("try_get: {error:?}"),
             }
         }
-        let got = self.timed(timeout, Waits::ForMessage(account), |deadline| {
+        let got = self.timed(timeout, Waits::Message(account), |deadline| {
             if way == 0 {
                 queue.get_claiming(&self.claim, &mut buffer, deadline)
             } else {
@@ -345,7 +345,7 @@ impl Actor {
         let timeout = self.timeout();
         let oracle = self.common.oracle.clone();
         oracle.acquires(lock, self.name);
-        let acquired = self.timed(timeout, Waits::ForLock(lock), |deadline| {
+        let acquired = self.timed(timeout, Waits::Lock(lock), |deadline| {
             self.locks[lock].acquire(deadline)
         });
         match acquired.unwrap() {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use world::{Roughness, World};
 
 /// Cases of a run of the tests.
-const SEEDS: u64 = 6_000;
+const SEEDS: u64 = 15_000;
 /// Cases between two lines of a long run.
 const CHUNK: u64 = 10_000;
 const MILLISECOND: u64 = 1_000_000;
@@ -188,12 +188,16 @@ impl Auditor {
         }
         let staff = self.common.staff.borrow().clone();
         for member in staff {
-            if !self.common.world.is_seen_dead(member.name) || !self.seen_dead.insert(member.name) {
+            if !self.common.world.is_seen_dead(member.name) || self.seen_dead.contains(&member.name)
+            {
                 continue;
             }
-            for queue in &self.queues {
-                again(|| queue.settle()).unwrap();
+            // One whose repair isn't through is asked again at the next look.
+            let settled = |queue: &Queue| again(|| queue.settle()).unwrap();
+            if !self.queues.iter().all(settled) {
+                continue;
             }
+            self.seen_dead.insert(member.name);
             match again(|| Claim::open(&self.arena, member.claim)) {
                 Ok(claim) => {
                     let number = claim.value().unwrap();
@@ -237,13 +241,13 @@ impl Auditor {
                 continue;
             };
             let is_there = match waits {
-                Waits::ForMessage(queue) => self.queues[queue].len().unwrap() > 0,
-                Waits::ForRoom(queue) => {
+                Waits::Message(queue) => self.queues[queue].len().unwrap() > 0,
+                Waits::Room(queue) => {
                     let queue = &self.queues[queue];
                     let capacity = queue.capacity().unwrap().map_or(u64::MAX, u64::from);
                     queue.len().unwrap() < capacity
                 }
-                Waits::ForLock(lock) => !self.locks[lock].is_held().unwrap(),
+                Waits::Lock(lock) => !self.locks[lock].is_held().unwrap(),
             };
             if is_there {
                 found.insert((member.name, format!("{waits:?}")));

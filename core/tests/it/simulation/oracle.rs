@@ -289,15 +289,15 @@ impl Oracle {
             account.judge_losses(queue, *lost, &accounts.claims);
         }
         for (by, number, asked) in &accounts.claims {
-            for account in &accounts.queues {
+            // Only these queues were settled before it was asked.
+            for account in accounts.queues.iter().filter(|account| account.is_kept) {
                 let Some(get) = account.taken.get(number) else {
                     continue;
                 };
                 let act = account.gets[*get].act;
                 assert!(
                     act.by == *by || act.end < Some(*asked),
-                    "{by}'s claim named message {number}, which {} got later",
-                    act.by
+                    "{by}'s claim named message {number} at {asked}, which was got later: {act:?}"
                 );
             }
         }
