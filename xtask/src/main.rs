@@ -32,8 +32,9 @@ const USAGE: &str = "\
 cargo xtask VERB
 
   demo [--quick] [--python P]   the main job on the standard library, on procession and in Rust, side by side
-  test [WORD]                   the tests of Rust, with and without crash points, then those of Python on each
-                                interpreter that is found (3.11 to 3.13); WORD is a filter for both
+  test [WORD]                   the tests of Rust, with and without crash points, the models, and what needs no system
+                                under miri, where it is found; then those of Python on each interpreter that is
+                                found (3.11 to 3.13); WORD is a filter for both
   crash                         the engine's processes killed and stopped at each store, and dead after each instruction:
                                 how many of each, and which stores were not reached
   check                         formatting, clippy, documentation, the rules of the house (tidy), and whether the

@@ -1,12 +1,25 @@
 //! All tests, and how many there were.
 
 use crate::python::{self, Interpreter};
-use crate::run::{Failed, Step, cargo, counted, root, target, with_flags};
+use crate::run::{Failed, Step, cargo, counted, root, succeeds, target, with_flags};
 use crate::tally::Tally;
 use std::process::Command;
 
 /// What unittest exits with, from 3.12 on, when it ran no test.
 const NO_TESTS: &str = "exit status: 5";
+
+/// The toolchain that may have miri.
+const MIRI: &str = "nightly";
+
+/// Tests of the core that make no system call, by the beginnings of their names.
+const WITHOUT_CALLS: [&str; 6] = [
+    "pool::batch::",
+    "pool::scheduler::",
+    "pool::simulation::",
+    "queue::layout::tests::records",
+    "shm::layout::tests::",
+    "shm::pages::tests::",
+];
 
 /// Runs the tests of both faces; `word` filters both. What fails doesn't stop the rest.
 pub(crate) fn perform(word: Option<&str>) -> (Tally, Step) {
@@ -28,6 +41,13 @@ pub(crate) fn perform(word: Option<&str>) -> (Tally, Step) {
     };
     run(workspace(word));
     run(crash_walk(word));
+    run(models(word));
+    // It takes one filter: its own.
+    match (word, miri()) {
+        (None, Some(command)) => run(command),
+        (None, None) => println!("skipped: the toolchain {MIRI} has no miri on this machine"),
+        (Some(_), _) => {}
+    }
     match python::build().and_then(|()| Interpreter::all()) {
         Ok(interpreters) => {
             for interpreter in interpreters {
@@ -67,6 +87,36 @@ pub(crate) fn crash() -> (Tally, Step) {
     let mut command = crash_walk(None);
     command.args(["--test", "it", "--", "crash::", "steps::", "--show-output"]);
     counted(command)
+}
+
+/// The models of the engine, which explore every order of events (`core/src/sys/model`). Optimised, since loom plays each
+/// of some hundred thousand orders; in a folder of their own for the same reason as above.
+fn models(word: Option<&str>) -> Command {
+    let mut command = cargo(&["test", "--package", "procession-core", "--lib", "--release"]);
+    command.arg(word.unwrap_or("::orders::"));
+    with_flags(&mut command, "RUSTFLAGS", "--cfg loom");
+    command.env("CARGO_TARGET_DIR", target().join("loom"));
+    command
+}
+
+/// The core's tests that make no system call, under miri; `None` where it isn't installed.
+fn miri() -> Option<Command> {
+    let miri = |words: &[&str]| {
+        let mut command = Command::new("rustup");
+        command.args(["run", MIRI, "cargo", "miri"]).args(words);
+        command.current_dir(root());
+        command
+    };
+    if !succeeds(miri(&["--version"])) {
+        return None;
+    }
+    let mut command = miri(&["test", "--package", "procession-core", "--lib", "--"]);
+    command.args(WITHOUT_CALLS);
+    command.env("CARGO_TARGET_DIR", target().join("miri"));
+    // The simulation asks the environment how many seeds to run: each takes seconds here.
+    with_flags(&mut command, "MIRIFLAGS", "-Zmiri-disable-isolation");
+    command.env("SEEDS", "2");
+    Some(command)
 }
 
 /// The Python face's tests on one interpreter. A test that hangs must not hang the run: each file has its own

@@ -296,7 +296,7 @@ fn producer_dies(scene: &Scene, pages: bool) {
     if pages {
         move_to_the_end(&first);
         // Whoever repairs the allocator looks at each page.
-        scene.spare(600);
+        scene.spare(420);
     }
     scene.doom(1);
     let (put_by_one, got) = (Got::default(), Got::default());
@@ -357,7 +357,7 @@ fn consumer_dies(scene: &Scene, pages: bool) {
     if pages {
         move_to_the_end(&first);
         // Whoever repairs the allocator looks at each page.
-        scene.spare(600);
+        scene.spare(420);
     }
     let put = if pages { put_long } else { put };
     (1..=3).for_each(|number| put(&first, number));

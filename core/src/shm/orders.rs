@@ -209,7 +209,7 @@ fn a_kept_place_is_taken_over_or_given_back() {
         scene.act_for(0);
         scene.doom(1);
         // Whoever repairs the allocator looks at each page.
-        scene.spare(600);
+        scene.spare(420);
         let child = stranger(&arena);
         {
             let parent = parent.clone();
@@ -323,7 +323,7 @@ fn recovery_survives_itself_beside_a_living_neighbour() {
         let put = || drop(holds[0].0.put(1, &[&[7; 5]], Deadline::NEVER));
         scene.kill(1, 7, put);
         scene.doom(2);
-        scene.spare(600);
+        scene.spare(420);
         for process in [2, 3] {
             let arena = members[process - 1].clone();
             scene.part(process, move || arena.reap().unwrap());

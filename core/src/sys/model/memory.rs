@@ -21,6 +21,9 @@ use std::sync::atomic::Ordering;
 /// Bytes that a model's arena can have: its first window. Behind them are the addresses of the heads of robust lists.
 const BYTES: usize = 1 << 20;
 
+/// Eights that the messages of a scene take, at most: they are short.
+const MESSAGES: usize = 64;
+
 /// What an access does.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Op {
@@ -140,7 +143,7 @@ impl Memory {
         self.shared.get()
     }
 
-    /// From now on threads share it: values become loom's, and `spare` zeros and trackers lie ready.
+    /// From now on threads share it: values become loom's, `spare` zeros lie ready, and trackers for messages.
     pub(super) fn share(&self, spare: usize) {
         let mut eights = self.eights.borrow_mut();
         let atomic = |value| Rc::new(AtomicU64::new(value));
@@ -156,7 +159,7 @@ impl Memory {
         }
         self.zeros.replace((0..spare).map(|_| atomic(0)).collect());
         self.trackers
-            .replace((0..spare).map(|_| Rc::new(Tracker::new(()))).collect());
+            .replace((0..MESSAGES).map(|_| Rc::new(Tracker::new(()))).collect());
         self.shared.set(true);
     }
 

@@ -1,6 +1,6 @@
 //! Processes of a model: each is one thread, may die before a chosen step, and is mourned by the kernel.
 //!
-//! Steps are what others can see, or could have: stores to shared memory and to the robust list, sleeps and wakes.
+//! Steps are what others can see, or could have: stores to shared memory and to the list's pending entry, sleeps and wakes.
 
 use super::super::robust::{OWNER_DIED, TID, WAITERS};
 use super::memory::{Op, perform, region_end};
@@ -261,13 +261,16 @@ pub(in super::super) fn peek(address: usize) -> Option<usize> {
     }
 }
 
-/// Changes one, which is a step; false if no model runs.
+/// Changes one; false if no model runs. A step if it is the pending entry: a death between two stores to the links of the
+/// list leaves what one before or after both does.
 pub(in super::super) fn poke(address: usize, value: usize) -> bool {
     match now_in() {
         Now::Real => return false,
         Now::Unwinding => {}
         Now::In(world) => {
-            world.point();
+            if address == world.head() + PENDING {
+                world.point();
+            }
             note(address, value);
         }
     }
