@@ -1,9 +1,9 @@
 //! Bytes that others may write at any time: all access is atomic, in the largest numbers that the place allows.
 
 use super::view::{Shared, Span};
-use crate::sys::word::Relaxed;
 use crate::{Error, Result};
 use std::ptr::NonNull;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{
     AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
 };

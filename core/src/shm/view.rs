@@ -374,11 +374,10 @@ impl Span {
         if end > self.bytes || !at.is_multiple_of(align_of::<T>()) {
             return None;
         }
-        // SAFETY: offset-in-bounds, checked above.
-        let place = unsafe { self.base.add(at) };
-        // SAFETY: offset-in-bounds and aligned, since it begins with a page; map-outlives-view: what this holds keeps
-        // it mapped; any-bits.
-        Some(unsafe { place.cast::<T>().as_ref() })
+        let place = self.base.as_ptr().wrapping_add(at);
+        // SAFETY: offset-in-bounds, checked above, and aligned, since it begins with a page; map-outlives-view: what this
+        // holds keeps it mapped; any-bits.
+        Some(unsafe { &*place.cast::<T>() })
     }
 
     /// Where it begins in this process.

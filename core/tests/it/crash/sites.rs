@@ -157,7 +157,10 @@ fn is_store(statement: &str, from: usize, own: &[&str]) -> bool {
     };
     STORING.iter().any(|method| calls(method).iter().any(is_cell))
         // Bytes are written by the windows alone; other types write other things.
-        || calls("write").iter().any(|receiver| receiver.ends_with("windows()"))
+        || ["write", "clear"].iter().any(|method| {
+            let mut receivers = calls(method).into_iter();
+            receivers.any(|receiver| receiver.ends_with("windows()"))
+        })
 }
 
 /// Fields of this process' own memory: declared in the file as the standard library's atomics.
@@ -173,9 +176,10 @@ fn the_scan_knows_a_store_when_it_sees_one() {
     let found = scan(
         "a.rs",
         "use word::Cell;\nlast: AtomicU32,\nlet a = x\n    .y\n    .store(1);\nself.last.store(2);\nself.z.replace(0, 1);\n\
-         // w.add(1)\nv.as_ptr().add(1);\nfile.write(b);\nm.windows().write(1, b);\nmore.windows();\n",
+         // w.add(1)\nv.as_ptr().add(1);\nfile.write(b);\nm.windows().write(1, b);\nmore.windows();\n\
+         list.clear();\nm.windows().clear(1, 2);\n",
     );
     let lines: Vec<u32> = found.iter().map(|store| store.site.1).collect();
-    assert_eq!(lines, [5, 7, 11]);
+    assert_eq!(lines, [5, 7, 11, 14]);
     assert!(scan("b.rs", "self.z.replace(0, 1);\n").is_empty());
 }

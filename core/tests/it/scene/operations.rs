@@ -151,6 +151,12 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         ..PLAIN
     },
     Operation {
+        name: "have a recursive lock briefly",
+        before: with_sync,
+        run: |s| s.sync().lock_briefly(),
+        ..PLAIN
+    },
+    Operation {
         name: "take permits, and give them",
         before: with_sync,
         run: |s| s.sync().take_permits(),

@@ -68,6 +68,10 @@ impl Sync {
         self.rlock.release().unwrap();
     }
 
+    pub(crate) fn lock_briefly(&self) {
+        assert_eq!(self.rlock.briefly(|| ()).unwrap(), Some(()));
+    }
+
     pub(crate) fn take_permits(&self) {
         for permit in [Permit::Held, Permit::Acquired] {
             assert!(self.semaphore.acquire(permit, Deadline::NEVER).unwrap());

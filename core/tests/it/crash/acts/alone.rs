@@ -6,7 +6,7 @@ use super::{
     Act, Companion, H, NEVER, NOW, Role, Stage, V, act, drain, fill, make_and_drop,
     make_fill_and_drop, nothing,
 };
-use procession_core::{Arena, Error, Lock, Queue};
+use procession_core::{Arena, Error, Lock, Memory, Queue};
 
 /// All of them.
 pub(super) fn acts() -> Vec<Act> {
@@ -170,6 +170,10 @@ fn objects() -> Vec<Act> {
     vec![
         alone("make and drop a lock", nothing, make_and_drop),
         alone("make, fill and drop a queue", nothing, make_fill_and_drop),
+        alone("make, fill and drop a memory", nothing, |s| {
+            let memory = again(|| Memory::new(&s.arena, LARGE));
+            memory.bytes().write(0, &[1; SMALL]).unwrap();
+        }),
         alone(
             "make a queue where no slab has room",
             |s| {

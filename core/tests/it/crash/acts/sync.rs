@@ -45,6 +45,7 @@ fn alone() -> Vec<Act> {
     let alone = |name, run| act(Role::Alone, name, with, Companion::None, run);
     vec![
         alone("take a recursive lock twice", |s| s.sync().lock_twice()),
+        alone("have a recursive lock briefly", |s| s.sync().lock_briefly()),
         alone("take permits, and give them", |s| s.sync().take_permits()),
         alone("answer a signal", |s| s.sync().signal()),
         alone("wait and notify", |s| s.sync().wait_and_notify()),
