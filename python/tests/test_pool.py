@@ -44,6 +44,16 @@ def slow_square(x):
     return x * x
 
 
+def note_work_in(cell):
+    global at_work
+    at_work = cell
+
+
+def noted_slow_square(x):
+    at_work.value = os.getpid()
+    return slow_square(x)
+
+
 def raise_value_error(x):
     raise ValueError(x)
 
@@ -573,19 +583,22 @@ class Deaths:
         self.works(pool)
 
     def test_workers_killed_at_work(self):
-        pool = self.make(3)
+        at_work = procession.get_context(self.method).Value('i', lock=False)
+        pool = self.make(3, initializer=note_work_in, initargs=(at_work,))
         stop = threading.Event()
 
         def kill():
+            # Only one that has begun: a pool whose workers die as they start is broken.
             while not stop.wait(0.05):
-                for process in list(pool._pool)[:1]:
-                    with contextlib.suppress(OSError):
-                        os.kill(process.pid, signal.SIGKILL)
+                for process in list(pool._pool):
+                    if process.pid == at_work.value:
+                        with contextlib.suppress(OSError):
+                            os.kill(process.pid, signal.SIGKILL)
 
         killer = threading.Thread(target=kill)
         killer.start()
         try:
-            results = [pool.apply_async(slow_square, (x,)) for x in range(200)]
+            results = [pool.apply_async(noted_slow_square, (x,)) for x in range(200)]
             lost = 0
             for x, result in enumerate(results):
                 try:
