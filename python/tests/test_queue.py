@@ -580,7 +580,9 @@ class Signals(QueueCase):
             signal.setitimer(signal.ITIMER_REAL, 0)
         got = get_some(self.queue, self.queue.qsize())
         self.assertEqual([number for who, number in got if who == 'main'], list(range(20_000)))
-        self.assertEqual([number for who, number in got if who == 'handler'], list(range(next(heard))))
+        # A handler may interrupt a handler that has its number, and hasn't put it yet.
+        numbers = sorted(number for who, number in got if who == 'handler')
+        self.assertEqual(numbers, list(range(next(heard))))
 
 
 class Between:
