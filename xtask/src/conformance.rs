@@ -6,7 +6,7 @@ use crate::run::{Failed, Step, root, step};
 
 /// What CI runs on each interpreter: the classes for what is built, on both start methods that are. The rest of the
 /// suite is mostly about what isn't built yet, and takes long to say so.
-const BOUNDED: [&str; 18] = [
+const BOUNDED: [&str; 23] = [
     "WithProcessesTestLock",
     "WithProcessesTestSemaphore",
     "WithProcessesTestCondition",
@@ -23,6 +23,11 @@ const BOUNDED: [&str; 18] = [
     "WithProcessesTestSharedCTypes",
     "WithProcessesTestHeap",
     "WithProcessesTestSharedMemory",
+    "WithThreadsTestLock",
+    "WithThreadsTestSemaphore",
+    "WithThreadsTestCondition",
+    "WithThreadsTestEvent",
+    "WithThreadsTestBarrier",
     "TestNamedResource",
     "TestResourceTracker",
 ];
