@@ -128,7 +128,7 @@ pub enum GetError {
     Empty,
     /// The queue was closed, and all its messages were got.
     Closed,
-    /// Anything else. If a message isn't of the queue's type, it is gone.
+    /// Anything else. A message that isn't of the queue's type is gone, and so is one for whose bytes there is no memory.
     Failed(Error),
 }
 

@@ -31,7 +31,9 @@ impl Queue {
     /// Copies the bytes once. Waits awake for a moment, then sleeps until there is a message.
     ///
     /// # Errors
-    /// `Closed` when the queue was closed and is empty, `Interrupted` when a signal handler ran while it slept.
+    /// `Closed` when the queue was closed and is empty, `Interrupted` when a signal handler ran while it slept; `Os` when
+    /// there is no memory for the copy of a message of more than 16 KiB, which is lost then. [`get_into`](Self::get_into)
+    /// hands such a message over without a copy.
     pub fn get(&self, deadline: Deadline) -> Result<Option<Message>> {
         let mut bytes = Vec::new();
         let Some(taken) = self.get_into(&mut bytes, deadline)? else {
