@@ -24,7 +24,7 @@ for number, call in enumerate(calls):
         assert str(error).endswith("is poisoned: a test's mark contradicted itself"), error
     else:
         raise AssertionError(f"call {number} went on")
-print("all said so")
+print("all said so", flush=True)
 os._exit(0)
 """
 

@@ -7,7 +7,10 @@ use crate::shm::Arena;
 use crate::{Claim, Deadline, Error, Queue, Result};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How often whoever drives a pool looks after its workers.
+pub const LOOK: Duration = Duration::from_millis(50);
 
 /// A pool's queues and its scheduler. `T` comes back with a task's answer, `X` says how a worker ended.
 ///
@@ -24,6 +27,9 @@ pub struct Driver<T, X> {
 struct Brain<T, X> {
     scheduler: Scheduler<T, X>,
     claims: BTreeMap<WorkerId, Claim>,
+    /// Workers whose processes are gone, until the scheduler can be told.
+    ended: Vec<(WorkerId, X)>,
+    last_look: Option<Instant>,
 }
 
 /// How a submission ended.
@@ -64,6 +70,8 @@ impl<T, X: Clone> Driver<T, X> {
             brain: Mutex::new(Brain {
                 scheduler,
                 claims: BTreeMap::new(),
+                ended: Vec::new(),
+                last_look: None,
             }),
         })
     }
@@ -88,6 +96,8 @@ impl<T, X: Clone> Driver<T, X> {
             brain: Mutex::new(Brain {
                 scheduler: brain.scheduler.clone(),
                 claims: claims.collect::<Result<_>>()?,
+                ended: brain.ended.clone(),
+                last_look: None,
             }),
         })
     }
@@ -201,13 +211,53 @@ impl<T, X: Clone> Driver<T, X> {
         Ok(News::Nothing)
     }
 
-    /// A worker's process is gone. Everything that it said must have been heard before: no message may wait. False when
-    /// it can't be said yet which task died with it, since another process, stopped perhaps, is repairing the queue of
-    /// tasks: to be called again.
+    /// Whether the last look after the workers was [`LOOK`] ago; who is told so looks.
+    pub fn is_time_to_look(&self) -> bool {
+        let (now, mut brain) = (Instant::now(), self.brain());
+        let due = brain
+            .last_look
+            .is_none_or(|then| now.duration_since(then) >= LOOK);
+        if due {
+            brain.last_look = Some(now);
+        }
+        due
+    }
+
+    /// Makes it time to look.
+    pub fn look_soon(&self) {
+        self.brain().last_look = None;
+    }
+
+    /// Notes workers whose processes are gone, and how they ended. True when there is an end to [tell
+    /// of](Self::tell_of_ends): once all that the workers said is heard.
+    pub fn note_ends(&self, ended: impl IntoIterator<Item = (WorkerId, X)>) -> bool {
+        let mut brain = self.brain();
+        brain.ended.extend(ended);
+        !brain.ended.is_empty()
+    }
+
+    /// Tells the scheduler of the workers that are gone, and so which tasks died with them.
+    ///
+    /// Not yet as long as a message waits: a worker is inside the queue, stopped perhaps, and answers are never overtaken
+    /// by the news of a death. Nor while another process, stopped perhaps, repairs the queue of tasks. Call it again then.
     ///
     /// # Errors
     /// `Poisoned` when the arena contradicts itself.
-    pub fn exited(&self, worker: WorkerId, how: X) -> Result<bool> {
+    pub fn tell_of_ends(&self) -> Result<()> {
+        if self.has_news()? {
+            return Ok(());
+        }
+        let ended = std::mem::take(&mut self.brain().ended);
+        for (worker, how) in ended {
+            if !self.exited(worker, how.clone())? {
+                self.brain().ended.push((worker, how));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells of one; false when it can't be said yet which task died with it.
+    fn exited(&self, worker: WorkerId, how: X) -> Result<bool> {
         // A taker that died in the middle has claimed and taken, or neither, only after this.
         if !self.tasks.settle()? {
             return Ok(false);

@@ -12,7 +12,7 @@ pub mod driver;
 pub mod scheduler;
 pub mod seat;
 
-pub use driver::{Driver, News, Submitted};
+pub use driver::{Driver, LOOK, News, Submitted};
 pub use scheduler::{Action, Failure, Limits, Phase, Refused, Scheduler, TaskId, WorkerId};
 pub use seat::{Seat, Task};
 

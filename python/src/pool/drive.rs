@@ -17,7 +17,7 @@ use crate::blocking;
 use crate::error::raise;
 use crate::tree;
 use crate::value::{COPY_ATTACHED_MAX, Source, Value, kind, malformed};
-use procession_core::pool::{Driver, News, Phase, Refused, Submitted};
+use procession_core::pool::{Driver, LOOK, News, Phase, Refused, Submitted};
 use procession_core::{Deadline, Error, Taken};
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::intern;
@@ -27,10 +27,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::{self, ThreadId};
-use std::time::Duration;
 
-/// How often a thread that waits looks after the workers, and a thread that waits for another looks up.
-pub(super) const LOOK: Duration = Duration::from_millis(50);
 /// Answers delivered before a driver asks again whether it still has to wait.
 pub(super) const BATCH: usize = 256;
 /// Fed jobs submit until so many tasks are unanswered, and go on when half of them are answered.
@@ -73,8 +70,6 @@ pub(super) struct Shared {
     pub(super) helper: AtomicU8,
     pub(super) bytes_out: AtomicU64,
     last_function: Mutex<Option<Arc<Function>>>,
-    /// Workers that are gone, to be reported once everything they said was heard.
-    pub(super) gone: Mutex<Vec<(u32, i64)>>,
     /// What an initializer failed with.
     pub(super) fault: Mutex<Option<String>>,
     forks: u32,
@@ -96,7 +91,6 @@ impl Shared {
             helper: AtomicU8::new(0),
             bytes_out: AtomicU64::new(0),
             last_function: Mutex::new(None),
-            gone: Mutex::default(),
             fault: Mutex::default(),
             forks: FORKS.load(Ordering::Relaxed),
             frozen: OnceLock::new(),
@@ -277,7 +271,7 @@ impl Shared {
             if heard == BATCH {
                 continue;
             }
-            if self.is_time_to_look() {
+            if self.core.is_time_to_look() {
                 self.reap(py, buffer)?;
                 if done() {
                     return Ok(true);

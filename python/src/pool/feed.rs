@@ -1,10 +1,11 @@
 //! Jobs whose tasks are submitted bit by bit, as many as keep the workers busy.
 
-use super::drive::{LOOK, Shared};
+use super::drive::Shared;
 use super::lock;
 use super::result::Job;
 use super::task::{Function, form};
 use procession_core::Deadline;
+use procession_core::pool::LOOK;
 use procession_core::pool::Phase;
 use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;

@@ -10,11 +10,12 @@
 //! PARKED   it sleeps until it is woken                           a submitter: ABOUT, and wakes it
 //! ```
 
-use super::drive::{LOOK, Shared};
+use super::drive::Shared;
 use super::lock;
 use super::result::ApplyResult;
 use super::turn::Owner;
 use procession_core::Deadline;
+use procession_core::pool::LOOK;
 use procession_core::pool::Phase;
 use pyo3::intern;
 use pyo3::prelude::*;

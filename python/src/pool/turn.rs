@@ -8,7 +8,6 @@ use procession_core::Deadline;
 use pyo3::prelude::*;
 use std::collections::VecDeque;
 use std::thread::ThreadId;
-use std::time::Instant;
 
 /// Who drives, and who would like to.
 #[derive(Default)]
@@ -28,7 +27,6 @@ pub(super) struct Turn {
     pub(super) calls: VecDeque<Call>,
     /// Callbacks that run now: at most one.
     pub(super) calling: u32,
-    pub(super) last_look: Option<Instant>,
 }
 
 /// A callback to be called by the helper.

@@ -1,6 +1,6 @@
 //! A pool's workers: started, missed and replaced, as the scheduler wants it.
 
-use super::drive::{BATCH, LOOK, Shared};
+use super::drive::{BATCH, Shared};
 use super::lock;
 use super::seat::WorkerSeat;
 use crate::blocking;
@@ -12,7 +12,6 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 /// How a worker ended.
 #[derive(Debug, Clone)]
@@ -84,46 +83,26 @@ impl Shared {
             .call_method1(py, intern!(py, "failure"), (why, code, text, fault))
     }
 
-    pub(super) fn is_time_to_look(&self) -> bool {
-        let now = Instant::now();
-        let mut turn = lock(&self.turn);
-        let due = turn
-            .last_look
-            .is_none_or(|then| now.duration_since(then) >= LOOK);
-        if due {
-            turn.last_look = Some(now);
-        }
-        due
-    }
-
     /// Notices workers that are gone: first who, then everything they said, then what died with them.
     pub(super) fn reap(self: &Arc<Self>, py: Python<'_>, buffer: &mut Vec<u8>) -> PyResult<()> {
         let gone: Vec<(u32, i64)> = self
             .staff
             .call_method0(py, intern!(py, "gone"))?
             .extract(py)?;
-        lock(&self.gone).extend(gone);
-        if lock(&self.gone).is_empty() {
+        let ended = gone
+            .into_iter()
+            .map(|(worker, code)| (WorkerId(worker), Exit::Code(code)));
+        if !self.core.note_ends(ended) {
             return Ok(());
         }
         while self.hear_all(py, buffer, BATCH)? > 0 {}
-        if self.core.has_news().map_err(raise)? {
-            // A worker is inside the queue, stopped perhaps. Answers are never overtaken by the news of a death.
-            return Ok(());
-        }
-        let gone = std::mem::take(&mut *lock(&self.gone));
-        for (worker, code) in gone {
-            let told = self.core.exited(WorkerId(worker), Exit::Code(code));
-            if !told.map_err(raise)? {
-                lock(&self.gone).push((worker, code));
-            }
-        }
+        self.core.tell_of_ends().map_err(raise)?;
         self.carry_out(py, false)
     }
 
     /// Looks after the workers now.
     pub(super) fn maintain(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        lock(&self.turn).last_look = None;
+        self.core.look_soon();
         self.look(py)
     }
 }

@@ -8,14 +8,13 @@ use crate::error::{Error, ErrorKind, JoinError, Result, retry};
 use crate::function::{Named, Whole};
 use crate::launch::{self, Launched};
 use crate::tree;
-use procession_core::pool::{Action, Driver, Failure, News, Phase, Refused, Submitted, WorkerId};
+use procession_core::pool::{
+    Action, Driver, Failure, LOOK, News, Phase, Refused, Submitted, WorkerId,
+};
 use procession_core::{Deadline, Error as CoreError, ExitStatus, Taken};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-/// How often a thread that waits looks after the workers, and a thread that waits for another looks up.
-const LOOK: Duration = Duration::from_millis(50);
 /// Answers delivered before a driver asks again whether it still has to wait.
 const BATCH: usize = 256;
 const KILL: i32 = 9;
@@ -46,8 +45,6 @@ pub(super) struct Shared {
     turn: Mutex<Turn>,
     changed: Condvar,
     workers: Mutex<BTreeMap<WorkerId, Arc<Launched>>>,
-    /// Workers that are gone, to be reported once everything they said was heard.
-    gone: Mutex<Vec<(WorkerId, Exit)>>,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +54,6 @@ struct Turn {
     asleep: bool,
     /// Threads that wait for it.
     waiting: u32,
-    last_look: Option<Instant>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -79,7 +75,6 @@ impl Shared {
             turn: Mutex::default(),
             changed: Condvar::new(),
             workers: Mutex::default(),
-            gone: Mutex::default(),
         });
         if let Err(error) = shared.carry_out(true) {
             // Those that were started must not be left behind.
@@ -177,7 +172,7 @@ impl Shared {
             if heard == BATCH {
                 continue;
             }
-            if self.is_time_to_look() {
+            if self.core.is_time_to_look() {
                 self.reap(&mut buffer)?;
                 if done() {
                     return Ok(true);
@@ -276,18 +271,6 @@ impl Shared {
         Ok(())
     }
 
-    fn is_time_to_look(&self) -> bool {
-        let now = Instant::now();
-        let mut turn = lock(&self.turn);
-        let due = turn
-            .last_look
-            .is_none_or(|then| now.duration_since(then) >= LOOK);
-        if due {
-            turn.last_look = Some(now);
-        }
-        due
-    }
-
     /// Notices workers that are gone: first who, then everything they said, then what died with them.
     fn reap(&self, buffer: &mut Vec<u8>) -> Result<()> {
         let mut ended = Vec::new();
@@ -300,21 +283,11 @@ impl Shared {
             ended.push((*worker, exit));
             false
         });
-        lock(&self.gone).extend(ended);
-        if lock(&self.gone).is_empty() {
+        if !self.core.note_ends(ended) {
             return Ok(());
         }
         while self.hear_all(buffer, BATCH)? > 0 {}
-        if self.core.has_news().map_err(failed)? {
-            // A worker is inside the queue, stopped perhaps. Answers are never overtaken by the news of a death.
-            return Ok(());
-        }
-        let gone = std::mem::take(&mut *lock(&self.gone));
-        for (worker, exit) in gone {
-            if !self.core.exited(worker, exit.clone()).map_err(failed)? {
-                lock(&self.gone).push((worker, exit));
-            }
-        }
+        self.core.tell_of_ends().map_err(failed)?;
         let arena = tree::arena()?;
         retry(|| arena.reap()).map_err(failed)?;
         self.carry_out(false)
@@ -347,7 +320,7 @@ impl Shared {
                     .map(|_| Deadline::now()),
                 None => Ok(Deadline::after(LOOK)),
             };
-            lock(&self.turn).last_look = None;
+            self.core.look_soon();
             // Somebody else collected the status: it is gone all the same.
             let until = looked.unwrap_or_else(|_| Deadline::now());
             self.drive(&|| left() == 0, until)?;

@@ -63,7 +63,8 @@ impl Pool {
     /// that the dead one answered, and those that were lost with it.
     pub(super) fn bury(&self, arena: &Arena) -> [Vec<u64>; 2] {
         let answered = self.hear();
-        self.driver.exited(self.seat.worker(), KILLED).unwrap();
+        assert!(self.driver.note_ends([(self.seat.worker(), KILLED)]));
+        self.driver.tell_of_ends().unwrap();
         let mut lost = Vec::new();
         let mut next = None;
         while let Some(action) = self.driver.next_action().unwrap() {

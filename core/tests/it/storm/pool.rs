@@ -25,8 +25,6 @@ pub(crate) struct Pool {
     processes: BTreeMap<WorkerId, libc::pid_t>,
     /// Workers to be started once that is allowed again.
     to_start: Vec<WorkerId>,
-    /// Those that have ended, until all that they said was heard.
-    gone: Vec<Exit>,
     /// Tasks without an answer.
     open: BTreeSet<u64>,
     /// Tasks that died with a worker.
@@ -56,7 +54,6 @@ impl Pool {
             driver: Driver::new(arena, WORKERS).unwrap(),
             processes: BTreeMap::new(),
             to_start: Vec::new(),
-            gone: Vec::new(),
             open: BTreeSet::new(),
             lost: BTreeMap::new(),
             random: Random::new(seed),
@@ -78,7 +75,7 @@ impl Pool {
 
     /// No task, nobody whose end wasn't told, and nobody to be started.
     pub(crate) fn is_idle(&self) -> bool {
-        self.open.is_empty() && self.gone.is_empty() && self.to_start.is_empty()
+        self.open.is_empty() && !self.driver.note_ends([]) && self.to_start.is_empty()
     }
 
     pub(crate) fn pids(&self) -> Vec<libc::pid_t> {
@@ -93,7 +90,7 @@ impl Pool {
         };
         assert_ended(status, "a worker");
         self.processes.remove(&worker);
-        self.gone.push((worker, status));
+        self.driver.note_ends([(worker, (worker, status))]);
         true
     }
 
@@ -171,16 +168,14 @@ impl Pool {
     }
 
     fn tell_of_ends(&mut self) {
-        for (worker, status) in std::mem::take(&mut self.gone) {
-            let mut buffer = Vec::new();
-            while let Some(taken) = again(|| self.driver.next(&mut buffer, Deadline::now())) {
-                self.hear(&taken, std::mem::take(&mut buffer));
-            }
-            if !self.driver.exited(worker, (worker, status)).unwrap() {
-                // Another worker repairs what this one left, or is stopped in the middle.
-                self.gone.push((worker, status));
-            }
+        if !self.driver.note_ends([]) {
+            return;
         }
+        let mut buffer = Vec::new();
+        while let Some(taken) = again(|| self.driver.next(&mut buffer, Deadline::now())) {
+            self.hear(&taken, std::mem::take(&mut buffer));
+        }
+        again(|| self.driver.tell_of_ends());
     }
 
     fn act(&mut self) {
