@@ -94,8 +94,8 @@ impl Queue {
         self.put_record(Record::Extent { tag }, &parts, Some(run), deadline)
     }
 
-    /// Puts a message of at most 16 KiB if that needs neither a wait nor memory: never sleeps, yields or pauses.
-    /// False says that only [`put`](Self::put) can do it.
+    /// Puts a message of at most 16 KiB if nobody else is at it: never sleeps, and so may be called by a thread that holds
+    /// what others wait for, such as an interpreter's lock. False says that only [`put`](Self::put) can do it.
     ///
     /// # Errors
     /// As [`put`](Self::put).
@@ -106,18 +106,48 @@ impl Queue {
         if length > INLINE_MAX {
             return Ok(false);
         }
-        let Some(held) = state.put_lock.try_lock() else {
+        let put = self.put_at_once(state, record, parts);
+        self.handle.member().judged(put)
+    }
+
+    #[inline]
+    fn put_at_once(&self, state: &QueueState, record: Record, parts: &[&[u8]]) -> Result<bool> {
+        loop {
+            let Some(held) = state.put_lock.try_lock() else {
+                return Ok(false);
+            };
+            if !state.has_room() || state.closed.load(Acquire) != 0 {
+                return Ok(false);
+            }
+            let (position, segment) = state.put.place()?;
+            if fits(position, segment, record) {
+                self.publish(state, position, record, parts, None)?;
+                drop(held);
+                state.more.ring();
+                return Ok(true);
+            }
+            // Not handed to `put`, which is called without the interpreter's lock: whoever lets go of that for a
+            // microsecond, every hundred, wakes the threads that wait for it, each time too late to have it.
+            drop(held);
+            if !self.grow_at_once(state, record)? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Lets the chain go on in a new segment, unless it has been let meanwhile; false if somebody else is at it.
+    #[cold]
+    fn grow_at_once(&self, state: &QueueState, record: Record) -> Result<bool> {
+        let Some(run) = Run::take(self.handle.member(), SEGMENT, Deadline::now())? else {
             return Ok(false);
         };
-        let (position, segment) = self.handle.member().judged(state.put.place())?;
-        let fits = segment != 0 && position + record.bytes() + HEADER <= segment + SEGMENT;
-        if !fits || !state.has_room() || state.closed.load(Acquire) != 0 {
+        let Some(_held) = state.put_lock.try_lock() else {
             return Ok(false);
+        };
+        let (position, segment) = state.put.place()?;
+        if !fits(position, segment, record) {
+            self.link_segment(state, position, run)?;
         }
-        let published = self.publish(state, position, record, parts, None);
-        self.handle.member().judged(published)?;
-        drop(held);
-        state.more.ring();
         Ok(true)
     }
 
@@ -149,8 +179,7 @@ impl Queue {
                 }
             }
             let (position, segment) = state.put.place()?;
-            // The next record's header lies behind this one.
-            if segment == 0 || position + record.bytes() + HEADER > segment + SEGMENT {
+            if !fits(position, segment, record) {
                 if let Some(next) = spare.take() {
                     self.link_segment(state, position, next)?;
                 } else {
@@ -291,6 +320,12 @@ impl Queue {
     pub(super) fn settle_put(&self, state: &QueueState, deadline: Deadline) -> Result<bool> {
         Ok(self.lock_put(state, deadline)?.is_some())
     }
+}
+
+/// Whether a segment, the present one, has room for a record and, behind it, for the next one's header.
+#[inline]
+fn fits(position: u64, segment: u64, record: Record) -> bool {
+    segment != 0 && position + record.bytes() + HEADER <= segment + SEGMENT
 }
 
 /// For the internal locks of one call: those that don't wait try them for as long as a critical section may take if
