@@ -285,10 +285,12 @@ impl Barrier {
     }
 
     /// Comes to the barrier, as a party that is to [act](Party::acts), if it is the last one, or to
-    /// [wait](Party::wait). `None` once the deadline has passed while the last one of a round acts.
+    /// [wait](Party::wait). `None` once the deadline has passed while the last one of a round acts, or a stopped process
+    /// keeps it from memory for more parties.
     ///
     /// # Errors
-    /// `Closed` when the barrier is broken; `Interrupted` when a signal handler ran while it slept: call again.
+    /// `Closed` when the barrier is broken; `Interrupted` when a signal handler ran while it slept, or memory can't be had
+    /// soon: call again.
     pub fn come(&self, deadline: Deadline) -> Result<Option<Party<'_>>> {
         let (member, state) = (self.handle.member(), self.handle.state());
         let me = member.owner_id()?;
@@ -299,7 +301,10 @@ impl Barrier {
                 State::Acting if deadline.passed() => return Ok(None),
                 State::Acting => state.wait_for_actor(member, deadline)?,
                 State::Filling => {
-                    let waiter = self.waiters().enlist(me, turn.round)?;
+                    let waiter = match self.waiters().enlist(me, turn.round) {
+                        Err(Error::Interrupted) if deadline.passed() => return Ok(None),
+                        waiter => waiter?,
+                    };
                     if let Some((index, acts)) = self.count(turn.round) {
                         return Ok(Some(Party {
                             barrier: self,

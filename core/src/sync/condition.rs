@@ -13,7 +13,7 @@ use crate::shm::object::{Handle, ObjectName};
 use crate::shm::recovery::{Gone, Recovery};
 use crate::shm::view::shared;
 use crate::sys::word::{Cell, Relaxed, Word};
-use crate::{Deadline, Result};
+use crate::{Deadline, Error, Result};
 
 /// Waiters for whom there is room in the object itself.
 const INSIDE: usize = 48;
@@ -106,20 +106,25 @@ impl Condition {
         Ok(self.handle.name())
     }
 
-    /// Counts this thread among those who wait. Under the caller's lock.
+    /// Counts this thread among those who wait. Under the caller's lock. Takes no time, but for the 49th of those who
+    /// wait at once: `None` once the deadline has passed while a stopped process keeps it from memory for more.
     ///
     /// # Errors
-    /// `Exhausted` when 4144 wait already, `Os` when there is no memory for more; `Misuse` in a forked child without a
-    /// place in the tree.
-    pub fn enlist(&self) -> Result<Waiting<'_>> {
+    /// `Exhausted` when 4144 wait already, `Os` when there is no memory for more; `Interrupted` when that can't be had
+    /// soon: call again; `Misuse` in a forked child without a place in the tree.
+    pub fn enlist(&self, deadline: Deadline) -> Result<Option<Waiting<'_>>> {
         let state = self.handle.state();
         let me = self.handle.member().owner_id()?;
         let ticket = state.tickets.add(1);
         let waiters = waiters(self.handle.member(), self.name().offset, state);
-        Ok(Waiting {
+        let waiter = match waiters.enlist(me, ticket) {
+            Err(Error::Interrupted) if deadline.passed() => return Ok(None),
+            waiter => waiter?,
+        };
+        Ok(Some(Waiting {
             condition: self,
-            waiter: waiters.enlist(me, ticket)?,
-        })
+            waiter,
+        }))
     }
 
     /// Wakes at most `count` of those who wait, in the order in which they came, and tells how many. Under the caller's

@@ -291,7 +291,7 @@ fn wait_on<'a>(condition: &'a Condition, lock: &'a Lock, woken: &'a Semaphore) -
     let before = condition.waiting().unwrap();
     let child = fork(|| {
         lock.acquire(Deadline::NEVER).unwrap();
-        let waiting = condition.enlist().unwrap();
+        let waiting = condition.enlist(Deadline::NEVER).unwrap().unwrap();
         lock.release().unwrap();
         assert!(waiting.wait(Deadline::NEVER).unwrap());
         assert!(waiting.leave());
@@ -332,13 +332,13 @@ fn a_waiter_that_gives_up_is_not_notified() {
     let _alone = alone();
     let arena = Arena::create().unwrap();
     let condition = Condition::new(&arena).unwrap();
-    let waiting = condition.enlist().unwrap();
+    let waiting = condition.enlist(Deadline::NEVER).unwrap().unwrap();
     let begin = Instant::now();
     assert!(!waiting.wait(soon()).unwrap());
     assert!(begin.elapsed() >= SHORT);
     assert!(!waiting.leave());
     assert_eq!(condition.notify(1).unwrap(), 0);
-    let [early, late] = [(); 2].map(|()| condition.enlist().unwrap());
+    let [early, late] = [(); 2].map(|()| condition.enlist(Deadline::NEVER).unwrap().unwrap());
     assert_eq!(condition.notify(1).unwrap(), 1);
     assert!(early.leave());
     assert!(!late.leave());
@@ -349,16 +349,17 @@ fn more_wait_than_a_condition_has_room_for() {
     let _alone = alone();
     let arena = Arena::create().unwrap();
     let condition = Condition::new(&arena).unwrap();
-    let waiting: Vec<_> = std::iter::from_fn(|| condition.enlist().ok()).collect();
+    let waiting: Vec<_> =
+        std::iter::from_fn(|| condition.enlist(Deadline::NEVER).ok().flatten()).collect();
     assert_eq!(waiting.len(), 48 + 4096);
     assert!(matches!(
-        condition.enlist(),
+        condition.enlist(Deadline::NEVER),
         Err(Error::Exhausted { limit: 4144, .. })
     ));
     assert_eq!(condition.notify(usize::MAX).unwrap(), 4144);
     drop(waiting);
     assert_eq!(condition.waiting().unwrap(), 0);
-    assert!(!condition.enlist().unwrap().leave());
+    assert!(!condition.enlist(Deadline::NEVER).unwrap().unwrap().leave());
     drop(condition);
     until_empty(&arena);
 }
@@ -518,7 +519,7 @@ fn nothing_of_it_stays() {
             Event::new(&arena).unwrap(),
             Barrier::new(&arena, 2).unwrap(),
         );
-        std::mem::forget(all.2.enlist().unwrap());
+        std::mem::forget(all.2.enlist(Deadline::NEVER).unwrap().unwrap());
         std::mem::forget(all.4.come(Deadline::NEVER).unwrap());
         std::mem::forget(all);
         // SAFETY: to this process.

@@ -38,7 +38,12 @@ impl Waiters {
     ) -> PyResult<bool> {
         let condition = get(self)?;
         let deadline = blocking::deadline(true, timeout);
-        let waiting = blocking::call(py, || condition.enlist())?;
+        let enlisted = blocking::wait(py, deadline, blocking::FOR_OWNED, |until| {
+            condition.enlist(until)
+        });
+        let Some(waiting) = enlisted? else {
+            return Ok(false);
+        };
         let saved = lock.call_method0("_release_save")?;
         let waited = blocking::wait(py, deadline, blocking::FOR_DATA, |until| {
             Ok(waiting.wait(until)?.then_some(()))

@@ -160,7 +160,9 @@ impl ConditionGuard<'_> {
 
     fn wait_until(&mut self, deadline: Deadline) -> Result<bool> {
         let at = |error| Error::at("wait for a condition", error);
-        let waiting = retry(|| self.condition.core.enlist()).map_err(at)?;
+        let Some(waiting) = retry(|| self.condition.core.enlist(deadline)).map_err(at)? else {
+            return Ok(false);
+        };
         self.held = None;
         let waited = retry(|| waiting.wait(deadline));
         let notified = waiting.leave();

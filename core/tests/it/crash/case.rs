@@ -6,6 +6,7 @@ use super::ledger::{Ledger, On, Who};
 use super::sites::Store;
 use super::stage::{LARGE, RETURNED, SMALL, Stage};
 use crate::child::{Change, Child};
+use crate::scene::Sync;
 use procession_core::Deadline;
 use procession_core::sys::crash::{self, Action, Site, Trigger, Whose};
 use std::collections::BTreeMap;
@@ -184,7 +185,16 @@ fn probe(stage: &Stage, role: Role) {
             stage.ledger.overran(over, number);
         }
     };
-    let calls: [&(dyn Fn() + Sync); 6] = [
+    let on_sync = |number, call: fn(&Sync, Deadline)| {
+        timed(number, &|deadline| {
+            stage
+                .sync
+                .as_ref()
+                .inspect(|sync| call(sync, deadline))
+                .is_some()
+        });
+    };
+    let calls: [&(dyn Fn() + std::marker::Sync); 11] = [
         &|| timed(0, &|deadline| stage.put(who, On::Queue, SMALL, deadline)),
         &|| timed(1, &|deadline| stage.get(who, On::Queue, deadline)),
         &|| {
@@ -214,6 +224,11 @@ fn probe(stage: &Stage, role: Role) {
             assert!(stage.other_lock.try_acquire().unwrap());
             stage.other_lock.release().unwrap();
         },
+        &|| on_sync(6, Sync::try_rlock),
+        &|| on_sync(7, Sync::try_permits),
+        &|| on_sync(8, Sync::try_wait),
+        &|| on_sync(9, Sync::try_event),
+        &|| on_sync(10, Sync::try_pass),
     ];
     std::thread::scope(|scope| {
         for call in calls {

@@ -9,6 +9,8 @@ mod stage;
 mod walk;
 mod workers;
 
+pub(crate) use stage::again;
+
 use crate::child::{Change, alone, fork};
 use crate::scene::{OPERATIONS, Scene};
 use procession_core::sys::crash::{self, Action, Trigger, Whose};

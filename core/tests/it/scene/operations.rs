@@ -151,6 +151,12 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         ..PLAIN
     },
     Operation {
+        name: "free a recursive lock for a wait",
+        before: with_sync,
+        run: |s| s.sync().unlock_for_a_wait(),
+        ..PLAIN
+    },
+    Operation {
         name: "have a recursive lock briefly",
         before: with_sync,
         run: |s| s.sync().lock_briefly(),

@@ -1,8 +1,9 @@
 //! The primitives of synchronisation in a scene, and what must hold of them after a death.
 
 use super::soon;
+use crate::crash::again;
 use procession_core::{
-    Acquired, Arena, Barrier, Condition, Deadline, Event, Permit, RLock, Semaphore,
+    Acquired, Arena, Barrier, Condition, Deadline, Error, Event, Permit, RLock, Semaphore,
 };
 
 const PERMITS: u32 = 3;
@@ -68,6 +69,15 @@ impl Sync {
         self.rlock.release().unwrap();
     }
 
+    /// As a wait does with a condition's lock.
+    pub(crate) fn unlock_for_a_wait(&self) {
+        self.rlock.acquire(Deadline::NEVER).unwrap();
+        let times = self.rlock.release_all().unwrap();
+        let acquired = self.rlock.acquire_times(times, Deadline::NEVER).unwrap();
+        assert_eq!((times, acquired), (1, Acquired::Clean));
+        self.rlock.release().unwrap();
+    }
+
     pub(crate) fn lock_briefly(&self) {
         assert_eq!(self.rlock.briefly(|| ()).unwrap(), Some(()));
     }
@@ -92,7 +102,8 @@ impl Sync {
     }
 
     pub(crate) fn wait_and_notify(&self) {
-        let [first, second] = [(); 2].map(|()| self.condition.enlist().unwrap());
+        let [first, second] =
+            [(); 2].map(|()| self.condition.enlist(Deadline::NEVER).unwrap().unwrap());
         assert_eq!(self.condition.notify(1).unwrap(), 1);
         assert!(first.wait(Deadline::now()).unwrap());
         assert!(first.leave());
@@ -119,6 +130,49 @@ impl Sync {
         self.pair.reset().unwrap();
     }
 
+    /// Has the recursive lock, if nobody else has it until then.
+    pub(crate) fn try_rlock(&self, deadline: Deadline) {
+        if again(|| self.rlock.acquire(deadline)) != Acquired::TimedOut {
+            self.rlock.release().unwrap();
+        }
+    }
+
+    /// Takes a permit and a signal, and gives them back.
+    pub(crate) fn try_permits(&self, deadline: Deadline) {
+        let both = [
+            (&self.semaphore, Permit::Held),
+            (&self.signal, Permit::Acquired),
+        ];
+        for (semaphore, permit) in both {
+            if again(|| semaphore.acquire(permit, deadline)) {
+                again(|| semaphore.release(permit));
+            }
+        }
+    }
+
+    /// Waits for a notification.
+    pub(crate) fn try_wait(&self, deadline: Deadline) {
+        if let Some(waiting) = again(|| self.condition.enlist(deadline)) {
+            again(|| waiting.wait(deadline));
+            let _ = waiting.leave();
+        }
+    }
+
+    pub(crate) fn try_event(&self, deadline: Deadline) {
+        again(|| self.event.wait(self.event.count()?, deadline));
+    }
+
+    /// Goes through the barrier for one, if nobody is inside or it breaks.
+    pub(crate) fn try_pass(&self, deadline: Deadline) {
+        let come = again(|| match self.single.come(deadline) {
+            Err(Error::Closed { .. }) => Ok(None),
+            come => come,
+        });
+        if let Some(party) = come {
+            let _ = party.end().unwrap();
+        }
+    }
+
     /// Everything can be used, and nothing is the dead's. All dead processes have been recovered.
     pub(crate) fn judge(&self) -> Result<(), &'static str> {
         if self.rlock.acquire(soon()).unwrap() == Acquired::TimedOut || self.rlock.count() != Ok(1)
@@ -126,6 +180,7 @@ impl Sync {
             return Err("the recursive lock is held");
         }
         self.rlock.release().unwrap();
+        self.lock_twice();
         if self.semaphore.value().unwrap() != PERMITS {
             return Err("permits are gone");
         }

@@ -1,5 +1,6 @@
 //! Acts on recursive locks, semaphores, conditions, events and barriers.
 
+use super::super::companion::start;
 use super::super::stage::{Stage, again};
 use super::{Act, Companion, NEVER, Role, act};
 use crate::scene::Sync;
@@ -33,6 +34,17 @@ fn without_signal(stage: &mut Stage) {
         .acquire(Permit::Acquired, NEVER)));
 }
 
+/// The harness stands in the semaphore's cell, and its own cell says that it holds a permit, which it has given back.
+fn with_an_old_cell(stage: &mut Stage) {
+    with(stage);
+    let semaphore = &stage.sync().semaphore;
+    assert!(again(|| semaphore.acquire(Permit::Held, NEVER)));
+    start(|| stage.sync().take_permits()).join();
+    // Recovery settles, too: only what is changed after it stays old.
+    again(|| stage.arena.reap());
+    again(|| semaphore.release(Permit::Held));
+}
+
 /// The last party of a round acts, and nobody ends it.
 fn with_an_actor(stage: &mut Stage) {
     with(stage);
@@ -45,13 +57,18 @@ fn alone() -> Vec<Act> {
     let alone = |name, run| act(Role::Alone, name, with, Companion::None, run);
     vec![
         alone("take a recursive lock twice", |s| s.sync().lock_twice()),
+        alone("free a recursive lock for a wait", |s| {
+            s.sync().unlock_for_a_wait()
+        }),
         alone("have a recursive lock briefly", |s| s.sync().lock_briefly()),
         alone("take permits, and give them", |s| s.sync().take_permits()),
         alone("answer a signal", |s| s.sync().signal()),
         alone("wait and notify", |s| s.sync().wait_and_notify()),
         alone("wait with many", |s| {
             let condition = &s.sync().condition;
-            let all: Vec<_> = (0..50).map(|_| again(|| condition.enlist())).collect();
+            let all: Vec<_> = (0..50)
+                .map(|_| again(|| condition.enlist(NEVER)).unwrap())
+                .collect();
             drop(all);
         }),
         alone("set and clear an event", |s| s.sync().set_and_clear()),
@@ -69,13 +86,20 @@ fn alone() -> Vec<Act> {
         ),
         act(
             Role::Alone,
+            "take permits, after another",
+            with_an_old_cell,
+            Companion::None,
+            |s| s.sync().take_permits(),
+        ),
+        act(
+            Role::Alone,
             "hold what comes back, and leave it",
             with,
             Companion::None,
             |s| {
                 let sync = s.sync();
                 again(|| sync.rlock.acquire(NEVER));
-                std::mem::forget(again(|| sync.condition.enlist()));
+                std::mem::forget(again(|| sync.condition.enlist(NEVER)).unwrap());
                 std::mem::forget(again(|| sync.pair.come(NEVER)));
                 s.arena.leave();
                 // SAFETY: ends this process, which has left.
@@ -114,7 +138,7 @@ fn woken() -> Vec<Act> {
                 let _ = s.sync().condition.notify(1).unwrap();
             },
             |s| {
-                let waiting = again(|| s.sync().condition.enlist());
+                let waiting = again(|| s.sync().condition.enlist(NEVER)).unwrap();
                 assert!(again(|| waiting.wait(NEVER)));
                 assert!(waiting.leave());
             },
@@ -178,7 +202,7 @@ fn waking() -> Vec<Act> {
             "notify a sleeper",
             with,
             |s| {
-                let waiting = again(|| s.sync().condition.enlist());
+                let waiting = again(|| s.sync().condition.enlist(NEVER)).unwrap();
                 assert!(again(|| waiting.wait(NEVER)));
             },
             |s| {
