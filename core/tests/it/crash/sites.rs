@@ -16,37 +16,7 @@ pub(crate) enum Except {
 }
 
 /// Those stores, by file and a part of the line.
-const EXCEPT: [(&str, &str, Except); 9] = [
-    (
-        "src/shm/bytes.rs",
-        "",
-        Except::Perhaps("plain memory and locks held briefly have no act yet"),
-    ),
-    (
-        "src/shm/memory.rs",
-        "",
-        Except::Perhaps("plain memory and locks held briefly have no act yet"),
-    ),
-    (
-        "src/shm/named.rs",
-        "",
-        Except::Perhaps("plain memory and locks held briefly have no act yet"),
-    ),
-    (
-        "src/sys/named.rs",
-        "",
-        Except::Perhaps("plain memory and locks held briefly have no act yet"),
-    ),
-    (
-        "src/shm/view.rs",
-        "",
-        Except::Perhaps("plain memory and locks held briefly have no act yet"),
-    ),
-    (
-        "src/sync/rlock.rs",
-        "",
-        Except::Perhaps("plain memory and locks held briefly have no act yet"),
-    ),
+const EXCEPT: [(&str, &str, Except); 3] = [
     (
         "src/sync/lock.rs",
         "word.replace(value, DIED |",
