@@ -1,7 +1,7 @@
 //! Files of memory with a name, which the processes of a machine find by it. Source: shm_overview(7).
 
-use super::failed;
 use super::mapping::{allocate, extent};
+use super::{ask, failed};
 use crate::{Error, Result};
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -35,7 +35,8 @@ pub(crate) fn attach(name: &str) -> Result<(OwnedFd, u64)> {
 
 fn open(name: &str, flags: OFlags) -> Result<OwnedFd> {
     let mode = Mode::RUSR | Mode::WUSR;
-    rustix::shm::open(name, flags, mode).map_err(|errno| refused(name, "shm_open", errno))
+    ask("shm_open", || rustix::shm::open(name, flags, mode))
+        .map_err(|errno| refused(name, "shm_open", errno))
 }
 
 /// Takes the name away; the memory goes with the last who has it open.

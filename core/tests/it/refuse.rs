@@ -1,8 +1,11 @@
 //! Every system call of every operation, refused once with each error that it may give.
 
+mod shared;
+
 use crate::child::{alone, fork, has_children};
 use procession_core::sys::{crash, refuse};
 use procession_core::{Acquired, Arena, Claim, Deadline, Error, Lock, Put, Queue, Result, Spec};
+use shared::Shared;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 
 /// What a system that has too little, or forbids too much, answers.
@@ -25,6 +28,7 @@ struct Member {
     queue: Queue,
     lock: Lock,
     claim: Claim,
+    shared: Shared,
     /// Messages that it has put, less those that it has got.
     put: std::cell::Cell<i64>,
 }
@@ -58,6 +62,11 @@ struct Operation {
 
 /// The operation that finds a dead process.
 const RECOVER: &str = "recover another";
+
+/// All of them.
+fn operations() -> impl Iterator<Item = &'static Operation> {
+    OPERATIONS.iter().chain(shared::OPERATIONS)
+}
 
 const OPERATIONS: &[Operation] = &[
     Operation {
@@ -239,6 +248,7 @@ impl Scene {
             queue: Queue::new(&arena, None).unwrap(),
             lock: Lock::new(&arena).unwrap(),
             claim: Claim::new(&arena).unwrap(),
+            shared: Shared::new(&arena).unwrap(),
             arena,
             put: Default::default(),
         };
@@ -253,6 +263,7 @@ impl Scene {
             queue: Queue::open(&arena, founder.queue.name()).unwrap(),
             lock: Lock::open(&arena, founder.lock.name()).unwrap(),
             claim: Claim::new(&arena).unwrap(),
+            shared: founder.shared.open(&arena).unwrap(),
             arena,
             put: Default::default(),
         };
@@ -274,6 +285,7 @@ impl Scene {
             .census()
             .unwrap_or_else(|error| panic!("{what}: {error}"));
         drop(newcomer);
+        self.founder.shared.check_unbroken(what);
         self.check_whole(what);
     }
 
@@ -296,6 +308,7 @@ impl Scene {
         assert!(queue.is_empty().unwrap(), "{what}");
         assert_ne!(lock.acquire(Deadline::NEVER).unwrap(), Acquired::TimedOut);
         lock.release().unwrap();
+        self.founder.shared.check(what);
         let arena = self.founder.arena.clone();
         drop(self);
         arena.reap().unwrap();
@@ -310,6 +323,7 @@ impl Member {
     fn kill_one(&self) {
         let victim = fork(|| {
             self.lock.acquire(Deadline::NEVER).unwrap();
+            self.shared.hold();
             let queue = Queue::new(&self.arena, None).unwrap();
             queue.put(0, &[&[7; LARGE]], Deadline::NEVER).unwrap();
             // SAFETY: to this process.
@@ -340,7 +354,7 @@ fn names(error: &Error, call: &'static str, errno: i32) -> bool {
 fn any_call_may_be_refused_once() {
     let _alone = alone();
     let (mut refused, mut failed) = (0, 0);
-    for operation in OPERATIONS {
+    for operation in operations() {
         if std::env::var("OPERATION").is_ok_and(|wanted| !operation.name.contains(&wanted)) {
             continue;
         }
@@ -388,6 +402,10 @@ const DEATHS: &[(&str, &str)] = &[
     ("get, claiming", RECOVER),
     ("make, fill and drop queues", "make and drop a lock"),
     ("make more than a window of locks", "put, large"),
+    ("make one of each primitive", RECOVER),
+    ("make and drop a memory", RECOVER),
+    ("wait with many", "wait with many"),
+    ("take a permit in a late place", RECOVER),
 ];
 
 /// The stores that are worth a death each: the first ones all, and some of those that are made again and again.
@@ -396,8 +414,7 @@ fn stores() -> impl Iterator<Item = u64> {
 }
 
 fn named(name: &str) -> &'static Operation {
-    let mut operations = OPERATIONS.iter();
-    operations
+    operations()
         .find(|operation| operation.name == name)
         .expect("an operation of that name")
 }

@@ -3,8 +3,13 @@
 //! Whatever a call answers is right, as long as it answers: the caller watches for signals, panics and hangs. Shared by
 //! the test and the fuzz target.
 
+// By its path, since the fuzz target finds this file by one.
+#[path = "shared.rs"]
+mod shared;
+
 use procession_core::shm::Snapshot;
 use procession_core::{Arena, ChildSlot, Claim, Deadline, Lock, ObjectName, Queue};
+use shared::Shared;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -25,6 +30,7 @@ pub(crate) struct Target {
     queues: Vec<Queue>,
     claim: Claim,
     place: ChildSlot,
+    shared: Shared,
 }
 
 /// Longest message that lies among the records, and then some.
@@ -66,6 +72,7 @@ impl Target {
         let claim = Claim::new(&arena).unwrap();
         die_in(&|| put(&mixed, LARGE));
         die_in(&|| drop(long.get_claiming(&claim, &mut Vec::new(), Deadline::NEVER)));
+        let shared = Shared::new(&arena, &die_in);
         let place = arena.reserve().unwrap();
         place.give(locks[2].name()).unwrap();
         Self {
@@ -73,6 +80,7 @@ impl Target {
             queues: vec![small, mixed, long, full, closed],
             claim,
             place,
+            shared,
             arena,
         }
     }
@@ -115,6 +123,7 @@ impl Target {
         if let Ok(claim) = claim {
             said(claim.clear());
         }
+        self.shared.exercise(&twin);
         said(twin.reap());
         said(twin.census());
         use_new(&twin);
