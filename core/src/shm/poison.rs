@@ -31,12 +31,16 @@ impl Member {
 
     #[cold]
     fn poisoned(&self) -> Error {
+        let mut is_news = false;
         let what = self.poison_text().get_or_init(|| {
-            // Whoever poisoned it may have died before it woke all.
-            self.wake_all();
+            is_news = true;
             // Read once, and kept: the text may be nonsense, but must not grow with every call.
             self.read_text().leak()
         });
+        if is_news {
+            // Whoever poisoned it may have died before it woke all. It may lead here again, so the text comes first.
+            self.wake_all();
+        }
         Error::Poisoned { what }
     }
 

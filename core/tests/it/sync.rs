@@ -5,6 +5,7 @@ use procession_core::{
     Acquired, Arena, Barrier, Condition, Deadline, Error, Event, Lock, Passed, Permit, RLock,
     Semaphore,
 };
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_millis(120);
@@ -342,6 +343,23 @@ fn a_waiter_that_gives_up_is_not_notified() {
     assert_eq!(condition.notify(1).unwrap(), 1);
     assert!(early.leave());
     assert!(!late.leave());
+}
+
+/// Who poisons an arena wakes those who sleep on its objects, and finds the contradiction once more.
+#[test]
+fn a_condition_that_contradicts_itself_is_told_of() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let condition = Condition::new(&arena).unwrap();
+    // By docs/shm.md, behind the object's header: more entries than it has itself, in a run beyond the arena.
+    let file = std::fs::File::from(arena.descriptor().try_clone_to_owned().unwrap());
+    let state = condition.name().offset + 192;
+    file.write_all_at(&u64::MAX.to_le_bytes(), state + 8)
+        .unwrap();
+    file.write_all_at(&100u32.to_le_bytes(), state + 16)
+        .unwrap();
+    assert!(matches!(condition.notify(1), Err(Error::Poisoned { .. })));
+    assert!(matches!(condition.waiting(), Err(Error::Poisoned { .. })));
 }
 
 #[test]
