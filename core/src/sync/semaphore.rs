@@ -394,6 +394,12 @@ impl Cells<'_> {
     /// Brings the cell of the process that stands in `permits` up to date, which are `bits`, if they still are.
     fn settle(&self, bits: u64) -> Result<()> {
         let permits = Permits::from_bits(bits);
+        if permits.bits() != bits {
+            // Only the phase has bits that nobody stores.
+            return Err(Error::Broken {
+                what: "a semaphore's phase",
+            });
+        }
         let frozen = Permits {
             phase: Phase::Frozen,
             ..permits

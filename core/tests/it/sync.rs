@@ -345,6 +345,23 @@ fn a_waiter_that_gives_up_is_not_notified() {
     assert!(!late.leave());
 }
 
+#[test]
+fn a_semaphore_in_a_phase_that_there_is_not_is_told_of() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let semaphore = Semaphore::new(&arena, 3, 3).unwrap();
+    // By docs/shm.md, behind the object's header: some are free, and the phase is 3.
+    let file = std::fs::File::from(arena.descriptor().try_clone_to_owned().unwrap());
+    let state = semaphore.name().offset + 192;
+    let permits = 3u64 << 62 | 3;
+    file.write_all_at(&permits.to_le_bytes(), state).unwrap();
+    let refused = semaphore.acquire(Permit::Held, Deadline::NEVER);
+    assert!(
+        matches!(refused, Err(Error::Poisoned { .. })),
+        "{refused:?}"
+    );
+}
+
 /// Who poisons an arena wakes those who sleep on its objects, and finds the contradiction once more.
 #[test]
 fn a_condition_that_contradicts_itself_is_told_of() {
