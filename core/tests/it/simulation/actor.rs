@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const MILLISECOND: u64 = 1_000_000;
 /// Past its deadline by more than this, a call is late.
-const GRACE: u64 = 100 * MILLISECOND;
+pub(crate) const GRACE: u64 = 100 * MILLISECOND;
 /// The longest message that lies among a queue's records.
 const INLINE_MAX: u64 = 16 << 10;
 /// Processes of a case, the auditor included.

@@ -6,10 +6,11 @@
 
 pub(crate) mod actor;
 mod oracle;
+mod sync;
 pub(crate) mod world;
 
 use crate::child::{Random, alone, fork};
-use actor::{Common, Waits, again, enlist, number_of};
+use actor::{Common, GRACE, Waits, again, enlist, number_of};
 use oracle::Oracle;
 use procession_core::{Acquired, Arena, Claim, Deadline, Error, Lock, Queue};
 use std::cell::RefCell;
