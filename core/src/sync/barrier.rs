@@ -17,7 +17,7 @@
 //! time of a look, or told by whoever ends the next round.
 
 use super::patience::Patience;
-use super::waiters::{Outcome, Waiter, Waiters};
+use super::waiters::{Entry, Outcome, Waiter, Waiters, low};
 use crate::shm::Arena;
 use crate::shm::arena::Member;
 use crate::shm::layout::{OBJECT_HEADER, kind};
@@ -140,7 +140,7 @@ pub struct Barrier {
 pub struct Party<'a> {
     barrier: &'a Barrier,
     waiter: &'a Waiter,
-    me: u32,
+    entry: Entry,
     round: u64,
     index: u32,
     acts: bool,
@@ -240,8 +240,8 @@ impl Barrier {
         self.handle.member().sound()?;
         let (waiters, round) = (self.waiters(), self.turn().1.round);
         let mut waiting = 0;
-        for waiter in waiters.iter()? {
-            waiting += u32::from(is_of(waiter, round) && waiters.lives(waiter)?);
+        for (_, entry) in waiters.iter()? {
+            waiting += u32::from(is_of(entry, round) && waiters.lives(entry)?);
         }
         Ok(waiting)
     }
@@ -301,21 +301,21 @@ impl Barrier {
                 State::Acting if deadline.passed() => return Ok(None),
                 State::Acting => state.wait_for_actor(member, deadline)?,
                 State::Filling => {
-                    let waiter = match self.waiters().enlist(me, turn.round) {
+                    let (waiter, entry) = match self.waiters().enlist(me, low(turn.round)) {
                         Err(Error::Interrupted) if deadline.passed() => return Ok(None),
-                        waiter => waiter?,
+                        enlisted => enlisted?,
                     };
                     if let Some((index, acts)) = self.count(turn.round) {
                         return Ok(Some(Party {
                             barrier: self,
                             waiter,
-                            me,
+                            entry,
                             round: turn.round,
                             index,
                             acts,
                         }));
                     }
-                    waiter.free();
+                    waiter.free(entry);
                 }
             }
         }
@@ -421,11 +421,12 @@ impl Party<'_> {
     /// How its round ended; `None`: not yet.
     fn outcome(&self) -> Option<Outcome> {
         let turn = self.barrier.turn().1;
-        if !self.has_entry() {
+        let entry = self.waiter.look();
+        if !entry.is_of(self.entry) {
             // Only the entries of those who went on are taken away.
             return Some(Outcome::Woken);
         }
-        if let Some(told) = self.waiter.told() {
+        if let Some(told) = entry.told() {
             return Some(told);
         }
         if turn.round == self.round {
@@ -433,10 +434,6 @@ impl Party<'_> {
         }
         // Whoever ends the next round tells those of this one first.
         Some(turn.before())
-    }
-
-    fn has_entry(&self) -> bool {
-        self.waiter.owner() == self.me && self.waiter.ticket.load(Acquire) == self.round
     }
 }
 
@@ -446,8 +443,8 @@ impl Drop for Party<'_> {
             // It goes without waiting, or without ending the round: nobody would get through.
             let _ = self.barrier.abort();
         }
-        if self.has_entry() && self.outcome() == Some(Outcome::Broken) {
-            self.waiter.free();
+        if self.outcome() == Some(Outcome::Broken) {
+            self.waiter.free(self.entry);
         }
     }
 }
@@ -479,8 +476,8 @@ impl BarrierState {
 }
 
 /// Whether it waits in that round, and has been told nothing yet.
-fn is_of(waiter: &Waiter, round: u64) -> bool {
-    waiter.waits() && waiter.ticket.load(Acquire) == round
+fn is_of(entry: Entry, round: u64) -> bool {
+    entry.waits() && entry.ticket() == low(round)
 }
 
 fn waiters<'a>(member: &'a Member, object: u64, state: &'a BarrierState) -> Waiters<'a> {
@@ -495,9 +492,9 @@ fn waiters<'a>(member: &'a Member, object: u64, state: &'a BarrierState) -> Wait
 
 /// Tells all who wait in a round how it ended.
 fn tell(waiters: &Waiters<'_>, round: u64, outcome: Outcome) -> Result<()> {
-    for waiter in waiters.iter()? {
-        if is_of(waiter, round) {
-            waiter.tell(outcome);
+    for (waiter, entry) in waiters.iter()? {
+        if is_of(entry, round) {
+            waiter.tell(entry, outcome);
         }
     }
     Ok(())
@@ -505,9 +502,11 @@ fn tell(waiters: &Waiters<'_>, round: u64, outcome: Outcome) -> Result<()> {
 
 /// Forgets who went through up to a round.
 fn forget_until(waiters: &Waiters<'_>, round: u64) -> Result<()> {
-    for waiter in waiters.iter()? {
-        if waiter.told() == Some(Outcome::Woken) && waiter.ticket.load(Acquire) <= round {
-            waiter.free();
+    for (waiter, entry) in waiters.iter()? {
+        // Rounds go round in a ticket; none is half of that old.
+        let is_past = low(round).wrapping_sub(entry.ticket()) < u32::MAX / 2;
+        if entry.told() == Some(Outcome::Woken) && is_past {
+            waiter.free_as(entry);
         }
     }
     Ok(())
@@ -550,15 +549,12 @@ fn bereave(member: &Member, offset: u64, gone: Gone) -> Result<()> {
     let turn = Turn::from_bits(state.turn.load(Acquire));
     let owner = super::lock::id(gone.slot, gone.generation);
     let mut breaks = false;
-    for waiter in waiters
-        .iter()?
-        .into_iter()
-        .filter(|one| one.owner() == owner)
-    {
-        let was_there = waiter.told() != Some(Outcome::Broken)
-            && waiter.ticket.load(Acquire).wrapping_add(1) == turn.round
+    for (_, entry) in waiters.iter()? {
+        let was_there = entry.told() != Some(Outcome::Broken)
+            && entry.ticket().wrapping_add(1) == low(turn.round)
             && !turn.reset;
-        breaks |= is_of(waiter, turn.round) || was_there && !gone.left;
+        let matters = is_of(entry, turn.round) || was_there && !gone.left;
+        breaks |= entry.owner() == owner && matters;
     }
     // Before its entries go: begun again after a death, it must find them.
     if breaks {

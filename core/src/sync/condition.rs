@@ -5,7 +5,7 @@
 
 use super::event::LOOK;
 use super::patience::Patience;
-use super::waiters::{Outcome, Waiter, Waiters};
+use super::waiters::{Entry, Outcome, Waiter, Waiters, low};
 use crate::shm::Arena;
 use crate::shm::arena::Member;
 use crate::shm::layout::{OBJECT_HEADER, kind};
@@ -14,6 +14,7 @@ use crate::shm::recovery::{Gone, Recovery};
 use crate::shm::view::shared;
 use crate::sys::word::{Cell, Relaxed, Word};
 use crate::{Deadline, Error, Result};
+use std::cmp::Reverse;
 
 /// Waiters for whom there is room in the object itself.
 const INSIDE: usize = 48;
@@ -57,6 +58,7 @@ pub struct Condition {
 pub struct Waiting<'a> {
     condition: &'a Condition,
     waiter: &'a Waiter,
+    entry: Entry,
 }
 
 impl Clone for Condition {
@@ -115,15 +117,16 @@ impl Condition {
     pub fn enlist(&self, deadline: Deadline) -> Result<Option<Waiting<'_>>> {
         let state = self.handle.state();
         let me = self.handle.member().owner_id()?;
-        let ticket = state.tickets.add(1);
+        let ticket = low(state.tickets.add(1));
         let waiters = waiters(self.handle.member(), self.name().offset, state);
-        let waiter = match waiters.enlist(me, ticket) {
+        let (waiter, entry) = match waiters.enlist(me, ticket) {
             Err(Error::Interrupted) if deadline.passed() => return Ok(None),
-            waiter => waiter?,
+            enlisted => enlisted?,
         };
         Ok(Some(Waiting {
             condition: self,
             waiter,
+            entry,
         }))
     }
 
@@ -135,19 +138,19 @@ impl Condition {
     pub fn notify(&self, count: usize) -> Result<usize> {
         let member = self.handle.member();
         member.place()?;
-        let waiters = waiters(member, self.name().offset, self.handle.state());
-        let mut waiting: Vec<_> = waiters
-            .iter()?
-            .into_iter()
-            .filter(|one| one.waits())
-            .collect();
-        waiting.sort_by_key(|waiter| waiter.ticket.load(Relaxed));
+        let state = self.handle.state();
+        let waiters = waiters(member, self.name().offset, state);
+        let mut waiting = waiters.iter()?;
+        waiting.retain(|(_, entry)| entry.waits());
+        // Tickets go round: how long ago each was given out tells the order.
+        let now = low(state.tickets.load(Relaxed));
+        waiting.sort_by_key(|(_, entry)| Reverse(now.wrapping_sub(entry.ticket())));
         let mut woken = 0;
-        for waiter in waiting {
+        for (waiter, entry) in waiting {
             if woken == count {
                 break;
             }
-            if waiters.lives(waiter)? && waiter.tell(Outcome::Woken) {
+            if waiters.lives(entry)? && waiter.tell(entry, Outcome::Woken) {
                 woken += 1;
             }
         }
@@ -166,8 +169,8 @@ impl Condition {
             self.handle.state(),
         );
         let mut waiting = 0;
-        for waiter in waiters.iter()? {
-            waiting += usize::from(waiter.waits() && waiters.lives(waiter)?);
+        for (_, entry) in waiters.iter()? {
+            waiting += usize::from(entry.waits() && waiters.lives(entry)?);
         }
         Ok(waiting)
     }
@@ -179,7 +182,7 @@ impl Waiting<'_> {
     /// # Errors
     /// `Interrupted` when a signal handler ran while it slept: call again with the same deadline.
     pub fn wait(&self, deadline: Deadline) -> Result<bool> {
-        let over = || self.waiter.told().is_some();
+        let over = || self.waiter.look().told().is_some();
         let (member, patience) = (self.condition.handle.member(), &self.condition.patience);
         self.waiter
             .wait(member, patience, deadline, LOOK, over, || Ok(()))
@@ -196,7 +199,7 @@ impl Waiting<'_> {
     fn end(&self) -> bool {
         let told = self.waiter.withdraw().is_some();
         if told {
-            self.waiter.free();
+            self.waiter.free(self.entry);
         }
         told
     }

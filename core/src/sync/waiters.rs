@@ -1,15 +1,16 @@
 //! Who waits, one entry each: so that a wake is for one certain waiter, and the dead aren't counted.
 //!
 //! ```text
-//! word           meaning                                  who may leave this state, to where
-//! 0              nobody's                                 any: CAS to its id, AWAKE
-//! id, AWAKE      waits, and doesn't sleep yet             the waiter: to ASLEEP, or 0; a waker: to WOKEN or BROKEN
-//! id, ASLEEP     waits, and may sleep on the word         the waiter: to 0; a waker: to WOKEN or BROKEN, and wakes it
-//! id, WOKEN      what it waited for is there              the waiter: to 0; a barrier's next round: to 0
-//! id, BROKEN     what it waited for won't come            the waiter: to 0
+//! state               meaning                                  who may leave this state, to where
+//! 0                   nobody's                                 any: CAS to its id, AWAKE, with its ticket
+//! id, AWAKE, ticket   waits, and doesn't sleep yet             the waiter: to ASLEEP, or 0; a waker: to WOKEN or BROKEN
+//! id, ASLEEP, ticket  waits, and may sleep on the bell         the waiter: to 0; a waker: to WOKEN or BROKEN, and rings
+//! id, WOKEN, ticket   what it waited for is there              the waiter: to 0; a barrier's next round: to 0
+//! id, BROKEN, ticket  what it waited for won't come            the waiter: to 0
 //! ```
-//! Recovery of the waiter's process puts 0 into each. A word has 30 bits of id, as a lock's, and two of state; beside it
-//! stands a ticket: the order of a condition's waiters, the round of a barrier's. It is stored before the word.
+//! Recovery of the waiter's process puts 0 into each. The id has 30 bits, as a lock's, the state two, and the ticket 32: the
+//! order of a condition's waiters, the round of a barrier's. They change in one step, so a waker that was stopped since it
+//! looked changes nothing for the next one who has the entry: that has another ticket.
 
 use super::lock::id;
 use super::more;
@@ -18,26 +19,28 @@ use crate::shm::arena::Member;
 use crate::shm::layout::SLOTS;
 use crate::shm::recovery::{self, Gone};
 use crate::shm::view::shared;
-use crate::sys::word::{Acquire, Cell, Relaxed, Release, Wake, Word};
+use crate::sys::word::{Acquire, Cell, Relaxed, Wake, Word};
 use crate::{Deadline, Error, Result};
 use std::time::Duration;
 
 shared! {
     /// One who waits.
     Waiter: 16 {
-        word: Word,
+        /// Whose it is, what it was told, its ticket.
+        state: Cell,
+        /// Slept on; each ring adds 1.
+        bell: Word,
         _pad: Word,
-        /// Its place in the order, or its round.
-        ticket: Cell,
     }
 }
 
-const ID: u32 = (1 << 30) - 1;
-const STATE: u32 = 3 << 30;
-const AWAKE: u32 = 0;
-const ASLEEP: u32 = 1 << 30;
-const WOKEN: u32 = 2 << 30;
-const BROKEN: u32 = 3 << 30;
+const ID: u64 = (1 << 30) - 1;
+const STATE: u64 = 3 << 30;
+const AWAKE: u64 = 0;
+const ASLEEP: u64 = 1 << 30;
+const WOKEN: u64 = 2 << 30;
+const BROKEN: u64 = 3 << 30;
+const TICKET_AT: u32 = 32;
 
 /// Entries of the run that is taken when those of the object itself are all in use.
 const MORE: u32 = 4096;
@@ -50,58 +53,110 @@ pub(super) enum Outcome {
     Broken,
 }
 
-impl Waiter {
+/// What an entry said at one look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry(u64);
+
+impl Entry {
+    fn new(owner: u32, ticket: u32) -> Self {
+        Self(u64::from(ticket) << TICKET_AT | u64::from(owner) | AWAKE)
+    }
+
+    fn is_free(self) -> bool {
+        self.0 & ID == 0
+    }
+
     /// Whose it is; 0: nobody's.
-    pub(super) fn owner(&self) -> u32 {
-        self.word.load(Acquire) & ID
+    pub(super) fn owner(self) -> u32 {
+        low(self.0 & ID)
+    }
+
+    /// Its place in the order, or its round.
+    pub(super) fn ticket(self) -> u32 {
+        low(self.0 >> TICKET_AT)
     }
 
     /// Whether its owner waits, and has been told nothing yet.
-    pub(super) fn waits(&self) -> bool {
-        let word = self.word.load(Acquire);
-        word != 0 && matches!(word & STATE, AWAKE | ASLEEP)
+    pub(super) fn waits(self) -> bool {
+        !self.is_free() && matches!(self.0 & STATE, AWAKE | ASLEEP)
     }
 
     /// What its owner has been told.
-    pub(super) fn told(&self) -> Option<Outcome> {
-        match self.word.load(Acquire) & STATE {
+    pub(super) fn told(self) -> Option<Outcome> {
+        match self.0 & STATE {
             WOKEN => Some(Outcome::Woken),
             BROKEN => Some(Outcome::Broken),
             _ => None,
         }
     }
 
-    /// Tells its owner, who is woken; false if it doesn't wait.
-    pub(super) fn tell(&self, outcome: Outcome) -> bool {
+    /// Whether it is the same waiter's, and the same wait.
+    pub(super) fn is_of(self, other: Self) -> bool {
+        self.0 & !STATE == other.0 & !STATE
+    }
+
+    fn with(self, state: u64) -> Self {
+        Self(self.0 & !STATE | state)
+    }
+}
+
+/// The low bits of a number that counts on and on, as a ticket has them.
+pub(super) fn low(number: u64) -> u32 {
+    u32::try_from(number & u64::from(u32::MAX)).unwrap_or(0)
+}
+
+impl Waiter {
+    /// What it says now.
+    pub(super) fn look(&self) -> Entry {
+        Entry(self.state.load(Acquire))
+    }
+
+    fn replace(&self, seen: Entry, next: Entry) -> bool {
+        self.state.replace(seen.0, next.0)
+    }
+
+    /// Tells the one who was seen there, who is woken; false if it doesn't wait any more.
+    pub(super) fn tell(&self, seen: Entry, outcome: Outcome) -> bool {
         let state = match outcome {
             Outcome::Woken => WOKEN,
             Outcome::Broken => BROKEN,
         };
         loop {
-            let word = self.word.load(Acquire);
-            if word == 0 || !matches!(word & STATE, AWAKE | ASLEEP) {
+            let entry = self.look();
+            if !entry.is_of(seen) || !entry.waits() {
                 return false;
             }
-            if self.word.replace(word, word & ID | state) {
-                if word & STATE == ASLEEP {
-                    self.word.wake(1);
+            if self.replace(entry, entry.with(state)) {
+                if entry.0 & STATE == ASLEEP {
+                    self.bell.add(1);
+                    self.bell.wake(1);
                 }
                 return true;
             }
         }
     }
 
-    /// Makes it nobody's: by its owner, or for one that is gone.
-    pub(super) fn free(&self) {
-        self.word.store(0, Release);
+    /// Makes it nobody's if it is still that waiter's, whatever that was told.
+    pub(super) fn free(&self, seen: Entry) {
+        loop {
+            let entry = self.look();
+            if !entry.is_of(seen) || self.replace(entry, Entry(0)) {
+                return;
+            }
+        }
+    }
+
+    /// Makes it nobody's if it says still the same.
+    pub(super) fn free_as(&self, seen: Entry) {
+        self.replace(seen, Entry(0));
     }
 
     /// Makes it nobody's if nothing was told yet; what was told otherwise.
     pub(super) fn withdraw(&self) -> Option<Outcome> {
         loop {
-            let word = self.word.load(Acquire);
-            let told = self.told();
-            if told.is_some() || word == 0 || self.word.replace(word, 0) {
+            let entry = self.look();
+            let told = entry.told();
+            if told.is_some() || entry.is_free() || self.replace(entry, Entry(0)) {
                 return told;
             }
         }
@@ -129,18 +184,19 @@ impl Waiter {
         }
         loop {
             member.sound()?;
-            let word = self.word.load(Acquire);
+            // Before the entry is seen: whoever tells this waiter afterwards rings afterwards.
+            let bell = self.bell.load(Acquire);
+            let entry = self.look();
             if over() {
                 return Ok(true);
             }
             if deadline.passed() {
                 return Ok(false);
             }
-            let asleep = word & ID | ASLEEP;
-            if word & STATE == AWAKE && !self.word.replace(word, asleep) {
+            if entry.0 & STATE == AWAKE && !self.replace(entry, entry.with(ASLEEP)) {
                 continue;
             }
-            match self.word.sleep_while(asleep, deadline.at_most(every)) {
+            match self.bell.sleep_while(bell, deadline.at_most(every)) {
                 Wake::Interrupted if !over() => return Err(Error::Interrupted),
                 Wake::TimedOut => member.judged(look())?,
                 Wake::Interrupted | Wake::Look => {}
@@ -167,21 +223,23 @@ impl<'a> Waiters<'a> {
     ///
     /// # Errors
     /// `Exhausted` when thousands wait already, `Os` when there is no memory for more.
-    pub(super) fn enlist(&self, me: u32, ticket: u64) -> Result<&'a Waiter> {
-        self.member.judged(self.find_free(me, ticket))
+    pub(super) fn enlist(&self, me: u32, ticket: u32) -> Result<(&'a Waiter, Entry)> {
+        let entry = Entry::new(me, ticket);
+        let waiter = self.member.judged(self.put(entry))?;
+        Ok((waiter, entry))
     }
 
-    fn find_free(&self, me: u32, ticket: u64) -> Result<&'a Waiter> {
+    fn put(&self, entry: Entry) -> Result<&'a Waiter> {
         for number in 0.. {
             let waiter = match self.at(number)? {
                 Some(waiter) => waiter,
                 None => self.grow(number)?,
             };
-            if waiter.word.load(Relaxed) == 0 {
+            let free = waiter.look();
+            if free.is_free() {
                 // Counted first: recovery finds it, whatever follows.
                 self.count(number + 1);
-                waiter.ticket.store(ticket, Relaxed);
-                if waiter.word.replace(0, me | AWAKE) {
+                if waiter.replace(free, entry) {
                     return Ok(waiter);
                 }
             }
@@ -201,12 +259,13 @@ impl<'a> Waiters<'a> {
         }
     }
 
-    /// Every entry in use, and some that aren't.
-    pub(super) fn iter(&self) -> Result<Vec<&'a Waiter>> {
+    /// Every entry in use, and some that aren't, with what each says.
+    pub(super) fn iter(&self) -> Result<Vec<(&'a Waiter, Entry)>> {
         let used = self.used.load(Acquire);
         let limit = u32::try_from(self.inside.len()).unwrap_or(0) + MORE;
         let waiters = (0..used.min(limit)).map_while(|number| self.at(number).transpose());
-        self.member.judged(waiters.collect())
+        let looked = waiters.map(|waiter| waiter.map(|waiter| (waiter, waiter.look())));
+        self.member.judged(looked.collect())
     }
 
     /// The entry of a number, if there is memory for it.
@@ -238,8 +297,8 @@ impl<'a> Waiters<'a> {
 
     /// Wakes all who wait, for good.
     pub(super) fn wake(&self) -> Result<()> {
-        for waiter in self.iter()? {
-            waiter.word.wake(u32::MAX);
+        for (waiter, _) in self.iter()? {
+            waiter.bell.wake(u32::MAX);
         }
         Ok(())
     }
@@ -248,20 +307,21 @@ impl<'a> Waiters<'a> {
     pub(super) fn forget(&self, gone: Gone) -> Result<()> {
         more::adopt(self.member, self.object, self.more, gone)?;
         let owner = id(gone.slot, gone.generation);
-        for waiter in self.iter()? {
-            if waiter.owner() == owner {
-                waiter.free();
-            } else if waiter.told().is_some() {
-                // The dead may have told it, and not woken it.
-                waiter.word.wake(1);
+        for (waiter, entry) in self.iter()? {
+            if entry.owner() == owner {
+                waiter.free(entry);
+            } else if entry.told().is_some() {
+                // The dead may have told it, and not rung.
+                waiter.bell.add(1);
+                waiter.bell.wake(1);
             }
         }
         Ok(())
     }
 
     /// Whether the process whose entry it is lives, as far as can be told without a wait.
-    pub(super) fn lives(&self, waiter: &Waiter) -> Result<bool> {
-        let owner = waiter.owner();
+    pub(super) fn lives(&self, entry: Entry) -> Result<bool> {
+        let owner = entry.owner();
         let slot = owner & (SLOTS - 1);
         if slot == 0 {
             return Ok(false);

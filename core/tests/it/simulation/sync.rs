@@ -4,6 +4,7 @@
 //! have a reason to; then all reasons are taken away, all end, and the numbers must fit. `SEED=n` runs that case
 //! alone, `SEEDS=n` as many.
 
+mod barrier;
 mod condition;
 mod event;
 mod rlock;

@@ -71,7 +71,7 @@ impl Subject for Event {
     type Notes = Notes;
 
     fn make(arena: &Arena, _: &Rc<World>) -> (Self, Notes) {
-        (Event::new(arena).unwrap(), Notes::default())
+        (Self::new(arena).unwrap(), Notes::default())
     }
 
     fn names(&self) -> Vec<ObjectName> {
@@ -79,7 +79,7 @@ impl Subject for Event {
     }
 
     fn open(arena: &Arena, names: &[ObjectName]) -> Self {
-        again(|| Event::open(arena, names[0])).unwrap()
+        again(|| Self::open(arena, names[0])).unwrap()
     }
 
     fn act(&self, me: &Actor<Self>) {

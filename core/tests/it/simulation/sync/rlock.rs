@@ -20,7 +20,7 @@ impl Subject for RLock {
         let oracle = Oracle::new(world);
         oracle.new_lock();
         let times = BTreeMap::new();
-        (RLock::new(arena).unwrap(), Notes { oracle, times })
+        (Self::new(arena).unwrap(), Notes { oracle, times })
     }
 
     fn names(&self) -> Vec<ObjectName> {
@@ -28,7 +28,7 @@ impl Subject for RLock {
     }
 
     fn open(arena: &Arena, names: &[ObjectName]) -> Self {
-        again(|| RLock::open(arena, names[0])).unwrap()
+        again(|| Self::open(arena, names[0])).unwrap()
     }
 
     fn act(&self, me: &Actor<Self>) {

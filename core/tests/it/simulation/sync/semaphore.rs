@@ -54,7 +54,7 @@ impl Subject for Semaphore {
         let free = u32::try_from(1 + world.below(3)).unwrap();
         let signals = world.below(2) == 0;
         let limit = if signals { PERMITS_MAX } else { free };
-        let semaphore = Semaphore::new(arena, free, limit).unwrap();
+        let semaphore = Self::new(arena, free, limit).unwrap();
         if signals {
             semaphore.release(Permit::Acquired).unwrap();
         }
@@ -74,7 +74,7 @@ impl Subject for Semaphore {
     }
 
     fn open(arena: &Arena, names: &[ObjectName]) -> Self {
-        again(|| Semaphore::open(arena, names[0])).unwrap()
+        again(|| Self::open(arena, names[0])).unwrap()
     }
 
     fn act(&self, me: &Actor<Self>) {
