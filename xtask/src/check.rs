@@ -1,6 +1,6 @@
 //! What can be said about the code without running it.
 
-use crate::run::{Failed, Step, cargo, step, succeeds, with_flags};
+use crate::run::{Failed, Step, cargo, step, succeeds, target, with_flags};
 use crate::{planted, python, tidy};
 
 /// Formatting, lints, documentation, tidy, and whether the planted bugs still apply. All are tried; a tool that this machine lacks is skipped with a line.
@@ -10,6 +10,7 @@ pub(crate) fn perform() -> Step {
         planted::check(),
         formatting(),
         lints(),
+        crash_lints(),
         documentation(),
     ];
     let failures = parts.into_iter().filter_map(Result::err);
@@ -30,6 +31,18 @@ fn lints() -> Step {
     let mut command = cargo(&["clippy", "--workspace", "--all-targets"]);
     command.args(["--", "-D", "warnings"]);
     python::choose_for_build(&mut command);
+    step(command)
+}
+
+/// What only the build with crash points compiles: those, simulated processes, and the tests of both.
+fn crash_lints() -> Step {
+    if !has("clippy") {
+        return Ok(());
+    }
+    let mut command = cargo(&["clippy", "--package", "procession-core", "--all-targets"]);
+    command.args(["--", "-D", "warnings"]);
+    with_flags(&mut command, "RUSTFLAGS", "--cfg crash_points");
+    command.env("CARGO_TARGET_DIR", target().join("crash_points"));
     step(command)
 }
 

@@ -126,10 +126,8 @@ fn limit_memory() {
         rlim_max: MEMORY,
     };
     // SAFETY: reads one structure.
-    assert_eq!(
-        unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) },
-        0
-    );
+    let limited = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) };
+    assert_eq!(limited, 0);
 }
 
 /// A number that children and parent share.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// All of them.
 pub(super) fn acts() -> Vec<Act> {
-    [alone(), woken(), waking()].concat()
+    [alone(), woken(), waking_one(), waking_parties()].concat()
 }
 
 fn with(stage: &mut Stage) {
@@ -170,11 +170,20 @@ fn woken() -> Vec<Act> {
 }
 
 /// The victim wakes another, which the harness does if it dies.
-fn waking() -> Vec<Act> {
-    let waking = |name, before, sleep, run: fn(&Stage), rescue| Act {
+fn waking(
+    name: &str,
+    before: fn(&mut Stage),
+    sleep: fn(&Stage),
+    run: fn(&Stage),
+    rescue: fn(&Stage, bool),
+) -> Act {
+    Act {
         after: rescue,
         ..act(Role::Sleeper, name, before, Companion::Sleeps(sleep), run)
-    };
+    }
+}
+
+fn waking_one() -> Vec<Act> {
     vec![
         waking(
             "signal, for a sleeper",
@@ -214,6 +223,12 @@ fn waking() -> Vec<Act> {
                 }
             },
         ),
+    ]
+}
+
+/// The same, at barriers.
+fn waking_parties() -> Vec<Act> {
+    vec![
         waking(
             "end a round, for a sleeper",
             with,
