@@ -5,6 +5,7 @@ mod condition;
 mod event;
 mod rlock;
 mod semaphore;
+mod waiters;
 
 use super::{Acquired, Lock};
 use crate::shm::layout::PAGE;

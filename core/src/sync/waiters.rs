@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! word           meaning                                  who may leave this state, to where
-//! 0              nobody's                                 any: CAS to its id, AWAKE
+//! 0              nobody's                                 any: CAS to its id, BROKEN
 //! id, AWAKE      waits, and doesn't sleep yet             the waiter: to ASLEEP, or 0; a waker: to WOKEN or BROKEN
 //! id, ASLEEP     waits, and may sleep on the word         the waiter: to 0; a waker: to WOKEN or BROKEN, and wakes it
 //! id, WOKEN      what it waited for is there              the waiter: to 0; a barrier's next round: to 0
-//! id, BROKEN     what it waited for won't come            the waiter: to 0
+//! id, BROKEN     doesn't wait yet, or what it waited for   the waiter: to AWAKE once its ticket is there; to 0
+//!                won't come
 //! ```
 //! Recovery of the waiter's process puts 0 into each. A word has 30 bits of id, as a lock's, and two of state; beside it
-//! stands a ticket: the order of a condition's waiters, the round of a barrier's. It is stored before the word.
+//! stands a ticket: the order of a condition's waiters, the round of a barrier's. Its owner stores it, before it waits.
 
 use super::lock::id;
 use super::more;
@@ -180,8 +181,10 @@ impl<'a> Waiters<'a> {
             if waiter.word.load(Relaxed) == 0 {
                 // Counted first: recovery finds it, whatever follows.
                 self.count(number + 1);
-                waiter.ticket.store(ticket, Relaxed);
-                if waiter.word.replace(0, me | AWAKE) {
+                // Taken first: the ticket of an entry that another has taken meanwhile is that one's.
+                if waiter.word.replace(0, me | BROKEN) {
+                    waiter.ticket.store(ticket, Relaxed);
+                    waiter.word.store(me | AWAKE, Release);
                     return Ok(waiter);
                 }
             }
