@@ -1,58 +1,98 @@
-//! Models of the lock that users see.
+//! Models of the primitives that users see; here of the lock.
+
+mod barrier;
+mod condition;
+mod event;
+mod rlock;
+mod semaphore;
+mod waiters;
 
 use super::{Acquired, Lock};
+use crate::shm::layout::PAGE;
 use crate::shm::orders::{FREE, found, join};
 use crate::sys::model::{Scene, exit, explore, explore_deaths, explore_disturbed};
 use crate::{Arena, Deadline};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-/// One process' hold on the lock.
-#[derive(Clone)]
-struct Hold {
+/// One process' hold on an object.
+struct Hold<T> {
     arena: Arena,
-    lock: Arc<Lock>,
+    object: Arc<T>,
 }
 
-/// A lock that the processes 0 to 3 hold, each by its own membership.
-fn shared_by_four(scene: &Scene) -> [Hold; 4] {
-    let first = found(scene);
-    let lock = Lock::new(&first).unwrap();
-    let name = lock.name();
+/// What the processes 0 to 3 hold, each by its own membership: the first makes it, the others open it.
+fn shared_by_four<T>(
+    scene: &Scene,
+    make: impl Fn(&Arena) -> crate::Result<T>,
+    open: impl Fn(&Arena, &T) -> crate::Result<T>,
+) -> [Hold<T>; 4] {
+    let arena = found(scene);
+    let object = Arc::new(make(&arena).unwrap());
+    let first = Hold { arena, object };
     let [one, two, three] = [1, 2, 3].map(|process| {
-        let arena = join(scene, &first, process);
+        let arena = join(scene, &first.arena, process);
         scene.act_for(process);
-        let lock = Arc::new(Lock::open(&arena, name).unwrap());
-        Hold { arena, lock }
+        let object = Arc::new(open(&arena, &first).unwrap());
+        Hold { arena, object }
     });
     scene.act_for(0);
-    let first = Hold {
-        arena: first,
-        lock: Arc::new(lock),
-    };
     [first, one, two, three]
 }
 
-impl Hold {
-    fn acquire(&self) -> Acquired {
-        self.lock.acquire(Deadline::NEVER).unwrap()
-    }
+fn lock_of_four(scene: &Scene) -> [Hold<Lock>; 4] {
+    shared_by_four(scene, Lock::new, |arena, lock| {
+        Lock::open(arena, lock.name())
+    })
+}
 
-    fn release(&self) {
-        self.lock.release().unwrap();
+impl<T> Clone for Hold<T> {
+    fn clone(&self) -> Self {
+        Self {
+            arena: self.arena.clone(),
+            object: self.object.clone(),
+        }
     }
+}
 
-    /// What the lock guards: reads and writes of it that aren't ordered fail the model.
-    fn guarded(&self) -> u64 {
+impl<T> Deref for Hold<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.object
+    }
+}
+
+impl<T> Hold<T> {
+    /// One of some places in memory: reads and writes of it that aren't ordered fail the model.
+    fn read(&self, place: u64) -> u64 {
         let mut bytes = [0; 8];
-        self.arena.inner.windows().read(FREE, &mut bytes).unwrap();
+        let windows = self.arena.inner.windows();
+        windows.read(FREE + place * PAGE, &mut bytes).unwrap();
         u64::from_le_bytes(bytes)
     }
 
-    fn count(&self) {
-        let bytes = (self.guarded() + 1).to_le_bytes();
-        self.arena.inner.windows().write(FREE, &bytes).unwrap();
+    fn write(&self, place: u64, value: u64) {
+        let windows = self.arena.inner.windows();
+        windows
+            .write(FREE + place * PAGE, &value.to_le_bytes())
+            .unwrap();
     }
+
+    /// What the object guards.
+    fn guarded(&self) -> u64 {
+        self.read(0)
+    }
+
+    fn count_up(&self) {
+        self.write(0, self.guarded() + 1);
+    }
+}
+
+/// Takes a lock, and waits for it as long as it takes.
+fn acquire(lock: &Lock) -> Acquired {
+    lock.acquire(Deadline::NEVER).unwrap()
 }
 
 /// Three processes count under a lock: no count is lost, and nobody who sleeps is forgotten, also when a sleep ends
@@ -60,17 +100,17 @@ impl Hold {
 #[test]
 fn lock_excludes_and_wakes() {
     explore_disturbed(2, |scene| {
-        let [first, others @ ..] = shared_by_four(scene);
+        let [first, others @ ..] = lock_of_four(scene);
         for (process, lock) in (1..).zip(others.clone()) {
             scene.part(process, move || {
-                assert_eq!(lock.acquire(), Acquired::Clean);
-                lock.count();
-                lock.release();
+                assert_eq!(acquire(&lock), Acquired::Clean);
+                lock.count_up();
+                lock.release().unwrap();
             });
         }
         scene.play();
         assert_eq!(first.guarded(), 3);
-        assert_eq!(first.lock.is_held(), Ok(false));
+        assert_eq!(first.is_held(), Ok(false));
     });
 }
 
@@ -79,7 +119,7 @@ fn lock_excludes_and_wakes() {
 #[test]
 fn lock_of_a_dead_process_is_handed_on() {
     explore_deaths(2, |scene| {
-        let [first, others @ ..] = shared_by_four(scene);
+        let [first, others @ ..] = lock_of_four(scene);
         scene.doom(1);
         let (told, inside) = (
             Arc::new(AtomicU64::new(0)),
@@ -88,17 +128,17 @@ fn lock_of_a_dead_process_is_handed_on() {
         for (process, lock) in (1..).zip(others.clone()) {
             let (told, inside) = (told.clone(), inside.clone());
             scene.part(process, move || {
-                let acquired = lock.acquire();
+                let acquired = acquire(&lock);
                 told.fetch_add(u64::from(acquired == Acquired::OwnerDied), Relaxed);
                 inside.store(process == 1 || inside.load(Relaxed), Relaxed);
-                lock.count();
+                lock.count_up();
                 inside.store(process != 1 && inside.load(Relaxed), Relaxed);
-                lock.release();
+                lock.release().unwrap();
             });
         }
         scene.play();
         first.arena.reap().unwrap();
-        let last = first.acquire();
+        let last = acquire(&first);
         told.fetch_add(u64::from(last == Acquired::OwnerDied), Relaxed);
         assert!(told.load(Relaxed) <= scene.was_killed().into());
         assert!(told.load(Relaxed) == 1 || !inside.load(Relaxed) || !scene.was_killed());
@@ -112,9 +152,9 @@ fn lock_of_a_dead_process_is_handed_on() {
 #[test]
 fn lock_of_one_that_left_stays_held() {
     explore(2, |scene| {
-        let [first, holder, waiter, releaser] = shared_by_four(scene);
+        let [first, holder, waiter, releaser] = lock_of_four(scene);
         scene.act_for(1);
-        assert_eq!(holder.acquire(), Acquired::Clean);
+        assert_eq!(acquire(&holder), Acquired::Clean);
         scene.act_for(0);
         {
             let holder = holder.clone();
@@ -125,16 +165,16 @@ fn lock_of_one_that_left_stays_held() {
         }
         let waiting = waiter.clone();
         scene.part(2, move || {
-            assert_eq!(waiting.acquire(), Acquired::Clean);
+            assert_eq!(acquire(&waiting), Acquired::Clean);
         });
         let releasing = releaser.clone();
         scene.part(3, move || {
             releasing.arena.reap().unwrap();
-            releasing.release();
+            releasing.release().unwrap();
         });
         scene.play();
-        assert_eq!(first.lock.is_held(), Ok(true));
+        assert_eq!(first.is_held(), Ok(true));
         scene.act_for(2);
-        waiter.release();
+        waiter.release().unwrap();
     });
 }

@@ -50,13 +50,15 @@ impl Op {
         }
     }
 
-    /// What stood there before, on loom's atomic.
-    fn on(self, atomic: &AtomicU64, order: Ordering) -> u64 {
-        match self {
+    /// What stood there before, on an atomic, by that thread.
+    fn on(self, place: &Atomic, order: Ordering, thread: usize) -> u64 {
+        let atomic = &place.loom;
+        let found = match self {
             Self::Load => atomic.load(order),
-            // On x86 it is an exchange. Loom needs one: it doesn't know that what another thread's exchange made of
-            // this thread's last store comes before this thread's next one.
+            // On x86 it is an exchange. Loom needs one, here and in the next case: it doesn't know that what another
+            // thread's exchange made of this thread's last store comes before this thread's next one.
             Self::Store(new) if order == Ordering::SeqCst => atomic.swap(new, Ordering::Release),
+            Self::Store(new) if place.is_exchanged(thread) => atomic.swap(new, order),
             Self::Store(new) => {
                 atomic.store(new, order);
                 0
@@ -70,7 +72,12 @@ impl Op {
             Self::Add(more) => atomic.fetch_add(more, order),
             Self::Or(bits) => atomic.fetch_or(bits, order),
             Self::And(bits) => atomic.fetch_and(bits, order),
+        };
+        if let Some(new) = self.result(found) {
+            place.newest.set(new);
+            place.note(thread, matches!(self, Self::Store(_)));
         }
+        found
     }
 
     /// What somebody is told who unwinds: that it went well.
@@ -82,10 +89,46 @@ impl Op {
     }
 }
 
+/// An atomic of loom, and what was stored there last.
+struct Atomic {
+    loom: AtomicU64,
+    newest: Cell<u64>,
+    /// The threads, a bit each, that stored there since a store that looked at nothing; and the last of them.
+    threads: Cell<(u32, u32)>,
+}
+
+impl Atomic {
+    fn new(value: u64) -> Rc<Self> {
+        Rc::new(Self {
+            loom: AtomicU64::new(value),
+            newest: Cell::new(value),
+            threads: Cell::default(),
+        })
+    }
+
+    /// Whether another thread's exchange has followed that thread's last store.
+    fn is_exchanged(&self, thread: usize) -> bool {
+        let (threads, last) = self.threads.get();
+        threads & 1 << thread != 0 && last != 1 << thread
+    }
+
+    fn note(&self, thread: usize, is_store: bool) {
+        let (before, _) = self.threads.get();
+        let begins_anew = is_store && !self.is_exchanged(thread);
+        let before = if begins_anew { 0 } else { before };
+        self.threads.set((before | 1 << thread, 1 << thread));
+    }
+
+    /// The newest value, at one point in the order of all that touches the atomic.
+    fn newest(&self, order: Ordering) -> u64 {
+        Op::Replace(u64::MAX, u64::MAX, order).on(self, Ordering::Relaxed, 0)
+    }
+}
+
 /// Eight bytes.
 enum Eight {
-    Cell(Rc<AtomicU64>),
-    Words([Rc<AtomicU64>; 2]),
+    Cell(Rc<Atomic>),
+    Words([Rc<Atomic>; 2]),
     Bytes(Rc<Tracker<()>>, u64),
 }
 
@@ -102,17 +145,19 @@ enum Kind {
 pub(super) struct Memory {
     /// Several threads run.
     shared: Cell<bool>,
+    /// Loads that may still find something older than what was stored last.
+    old_loads: Cell<usize>,
     plain: RefCell<BTreeMap<usize, (u64, Kind)>>,
     eights: RefCell<BTreeMap<usize, Eight>>,
-    zeros: RefCell<Vec<Rc<AtomicU64>>>,
+    zeros: RefCell<Vec<Rc<Atomic>>>,
     trackers: RefCell<Vec<Rc<Tracker<()>>>>,
 }
 
 /// Where an access of a shared memory's atomic goes.
 enum Place {
-    Atomic(Rc<AtomicU64>),
+    Atomic(Rc<Atomic>),
     /// The half of a cell that begins at this bit, to be read.
-    HalfOf(Rc<AtomicU64>, usize),
+    HalfOf(Rc<Atomic>, usize),
     /// Bytes, read as a number.
     Value(u64),
 }
@@ -143,10 +188,12 @@ impl Memory {
         self.shared.get()
     }
 
-    /// From now on threads share it: values become loom's, `spare` zeros lie ready, and trackers for messages.
-    pub(super) fn share(&self, spare: usize) {
+    /// From now on threads share it: values become loom's, `spare` zeros lie ready, and trackers for messages. At most
+    /// `old_loads` find something older than what was stored last.
+    pub(super) fn share(&self, spare: usize, old_loads: usize) {
         let mut eights = self.eights.borrow_mut();
-        let atomic = |value| Rc::new(AtomicU64::new(value));
+        let atomic = Atomic::new;
+        self.old_loads.set(old_loads);
         for (address, (value, kind)) in self.plain.take() {
             if value != 0 {
                 let eight = match kind {
@@ -163,10 +210,14 @@ impl Memory {
         self.shared.set(true);
     }
 
-    /// The threads have ended: values are plain again.
-    pub(super) fn unshare(&self) {
+    /// The threads have ended: values are plain again. What a process that died has left of its own, a closed gate, is gone.
+    pub(super) fn unshare(&self, died: bool) {
         let mut plain = self.plain.borrow_mut();
+        let ours = region().addr()..region_end();
         for (address, eight) in self.eights.take() {
+            if died && !ours.contains(&address) {
+                continue;
+            }
             let known = match eight {
                 Eight::Cell(cell) => (owned(cell), Kind::Cell),
                 Eight::Words([low, high]) => (owned(low) | owned(high) << 32, Kind::Words),
@@ -180,7 +231,19 @@ impl Memory {
         self.shared.set(false);
     }
 
-    fn zero(&self) -> Rc<AtomicU64> {
+    /// A load: of any value that the memory model allows, as long as not too many have found an old one.
+    fn load(&self, atomic: &Atomic, order: Ordering) -> u64 {
+        let left = self.old_loads.get();
+        if left == 0 {
+            return atomic.newest(order);
+        }
+        let value = Op::Load.on(atomic, order, 0);
+        let is_old = value != atomic.newest.get();
+        self.old_loads.set(left - usize::from(is_old));
+        value
+    }
+
+    fn zero(&self) -> Rc<Atomic> {
         let zero = self.zeros.borrow_mut().pop();
         zero.expect("the model touches more memory than it has spare: give it more")
     }
@@ -229,7 +292,8 @@ impl Memory {
         let fresh = |value| {
             let mut cell = self.zero();
             if let (Some(cell), true) = (Rc::get_mut(&mut cell), value != 0) {
-                cell.with_mut(|place| *place = value);
+                cell.loom.with_mut(|place| *place = value);
+                cell.newest.set(value);
             }
             cell
         };
@@ -284,16 +348,16 @@ impl Memory {
         let Place::Atomic(word) = self.place(address, 4, impossible) else {
             unreachable!("a word that is slept on is an atomic");
         };
-        u32::try_from(impossible.on(&word, Ordering::Relaxed)).expect("a word has 32 bits")
+        u32::try_from(word.newest(Ordering::Relaxed)).expect("a word has 32 bits")
     }
 }
 
 /// The value of eight bytes that belong to this thread alone: loom checks that nobody else's access is concurrent.
 fn exclusive(eight: &mut Eight) -> u64 {
-    let alone = |cell: &mut Rc<AtomicU64>| {
+    let alone = |cell: &mut Rc<Atomic>| {
         let cell =
             Rc::get_mut(cell).expect("another thread is at what becomes another kind of memory");
-        cell.with_mut(|value| *value)
+        cell.loom.with_mut(|value| *value)
     };
     match eight {
         Eight::Cell(cell) => alone(cell),
@@ -305,9 +369,9 @@ fn exclusive(eight: &mut Eight) -> u64 {
     }
 }
 
-fn owned(mut cell: Rc<AtomicU64>) -> u64 {
+fn owned(mut cell: Rc<Atomic>) -> u64 {
     let cell = Rc::get_mut(&mut cell).expect("a thread that has ended holds a cell");
-    cell.with_mut(|value| *value)
+    cell.loom.with_mut(|value| *value)
 }
 
 /// Performs an access, unless no model runs.
@@ -322,8 +386,9 @@ pub(super) fn perform(address: usize, bytes: usize, op: Op, order: Ordering) -> 
         return Some(memory.perform_plain(address, bytes, op));
     }
     Some(match memory.place(address, bytes, op) {
-        Place::Atomic(cell) => op.on(&cell, order),
-        Place::HalfOf(cell, bit) => cell.load(order) >> bit & u64::from(u32::MAX),
+        Place::Atomic(cell) if matches!(op, Op::Load) => memory.load(&cell, order),
+        Place::Atomic(cell) => op.on(&cell, order, world.number()),
+        Place::HalfOf(cell, bit) => memory.load(&cell, order) >> bit & u64::from(u32::MAX),
         Place::Value(value) => value,
     })
 }

@@ -104,7 +104,8 @@ impl Process {
 }
 
 impl World {
-    fn number(&self) -> usize {
+    /// The number of the calling process.
+    pub(super) fn number(&self) -> usize {
         if self.memory.is_shared() {
             SELF.with(Cell::get)
         } else {

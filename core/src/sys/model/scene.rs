@@ -25,6 +25,7 @@ pub(crate) struct Scene {
     doom: Option<u64>,
     doomed: Cell<Option<usize>>,
     spare: Cell<usize>,
+    old_loads: Cell<usize>,
     parts: RefCell<VecDeque<(usize, Part)>>,
     reached: Arc<AtomicBool>,
     _entered: Entered,
@@ -46,6 +47,12 @@ impl Scene {
     /// Gives the parts more memory than the usual: eights that the set-up didn't write.
     pub(crate) fn spare(&self, eights: usize) {
         self.spare.set(eights);
+    }
+
+    /// At most so many loads find something older than what was stored last: for what looks so often at one cell that
+    /// the orders are too many. What shows only if more do isn't found.
+    pub(crate) fn old_loads(&self, most: usize) {
+        self.old_loads.set(most);
     }
 
     /// Lets a process die before its n-th step of `part`, before the parts begin: nobody has noticed yet.
@@ -71,7 +78,9 @@ impl Scene {
 
     /// Plays the parts to their ends.
     pub(crate) fn play(&self) {
-        self.world.memory.share(self.spare.get());
+        self.world
+            .memory
+            .share(self.spare.get(), self.old_loads.get());
         self.world.processes.share();
         if let (Some(process), Some(step)) = (self.doomed.get(), self.doom) {
             self.world.processes.doom(process, step);
@@ -92,7 +101,7 @@ impl Scene {
                 .and_then(|thread| thread.join().map_err(|_| std::io::ErrorKind::Other.into()));
             joined.expect("a part ends, or its process dies");
         }
-        self.world.memory.unshare();
+        self.world.memory.unshare(self.was_killed());
         if self.was_killed() || self.world.futexes.was_disturbed.get() {
             self.reached.store(true, Relaxed);
         }
@@ -216,6 +225,7 @@ fn check(
                 doom: variant.doom,
                 doomed: Cell::new(None),
                 spare: Cell::new(SPARE),
+                old_loads: Cell::new(usize::MAX),
                 parts: RefCell::default(),
                 reached: told.clone(),
                 _entered: entered,
