@@ -39,7 +39,7 @@ impl Hold<Shop> {
     fn take(&self) {
         acquire(&self.lock);
         while self.guarded() == 0 {
-            let waiting = self.filled.enlist().unwrap();
+            let waiting = self.filled.enlist(Deadline::NEVER).unwrap().unwrap();
             self.lock.release().unwrap();
             assert_eq!(waiting.wait(Deadline::NEVER), Ok(true));
             assert!(waiting.leave());
