@@ -111,10 +111,6 @@ impl Waiter {
         Entry(self.state.load(Acquire))
     }
 
-    fn replace(&self, seen: Entry, next: Entry) -> bool {
-        self.state.replace(seen.0, next.0)
-    }
-
     /// Tells the one who was seen there, who is woken; false if it doesn't wait any more.
     pub(super) fn tell(&self, seen: Entry, outcome: Outcome) -> bool {
         let state = match outcome {
@@ -126,7 +122,7 @@ impl Waiter {
             if !entry.is_of(seen) || !entry.waits() {
                 return false;
             }
-            if self.replace(entry, entry.with(state)) {
+            if self.state.replace(entry.0, entry.with(state).0) {
                 if entry.0 & STATE == ASLEEP {
                     self.bell.add(1);
                     self.bell.wake(1);
@@ -140,7 +136,7 @@ impl Waiter {
     pub(super) fn free(&self, seen: Entry) {
         loop {
             let entry = self.look();
-            if !entry.is_of(seen) || self.replace(entry, Entry(0)) {
+            if !entry.is_of(seen) || self.state.replace(entry.0, 0) {
                 return;
             }
         }
@@ -148,7 +144,7 @@ impl Waiter {
 
     /// Makes it nobody's if it says still the same.
     pub(super) fn free_as(&self, seen: Entry) {
-        self.replace(seen, Entry(0));
+        self.state.replace(seen.0, 0);
     }
 
     /// Makes it nobody's if nothing was told yet; what was told otherwise.
@@ -156,7 +152,7 @@ impl Waiter {
         loop {
             let entry = self.look();
             let told = entry.told();
-            if told.is_some() || entry.is_free() || self.replace(entry, Entry(0)) {
+            if told.is_some() || entry.is_free() || self.state.replace(entry.0, 0) {
                 return told;
             }
         }
@@ -193,7 +189,7 @@ impl Waiter {
             if deadline.passed() {
                 return Ok(false);
             }
-            if entry.0 & STATE == AWAKE && !self.replace(entry, entry.with(ASLEEP)) {
+            if entry.0 & STATE == AWAKE && !self.state.replace(entry.0, entry.with(ASLEEP).0) {
                 continue;
             }
             match self.bell.sleep_while(bell, deadline.at_most(every)) {
@@ -239,7 +235,7 @@ impl<'a> Waiters<'a> {
             if free.is_free() {
                 // Counted first: recovery finds it, whatever follows.
                 self.count(number + 1);
-                if waiter.replace(free, entry) {
+                if waiter.state.replace(free.0, entry.0) {
                     return Ok(waiter);
                 }
             }
