@@ -4,7 +4,7 @@ use crate::blocking;
 use crate::error::raise;
 use crate::tree;
 use crate::value::{self, Source};
-use procession_core::{ObjectName, Put, Taken};
+use procession_core::{Carried, ObjectName, Put, Taken};
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -68,7 +68,8 @@ impl Queue {
             Ok(value) => {
                 let tag = value.kind();
                 value.parts(py, &[], |parts| {
-                    store(py, queue, tag, parts, block, timeout)
+                    let message = (tag, parts, value.names());
+                    store(py, queue, message, block, timeout)
                 })
             }
             // What isn't an error (Ctrl-C in a `__reduce__`) is the caller's.
@@ -93,6 +94,7 @@ impl Queue {
         buffer.clear();
         let taken = take(py, queue, &mut buffer, block, timeout);
         let object = match taken {
+            // What the message names is held as long as `taken` is.
             Ok(Some(taken)) => decode(py, &taken, &buffer),
             Ok(None) => Err(exception(py, "Empty")),
             Err(error) => Err(error),
@@ -184,17 +186,16 @@ impl Queue {
 fn store(
     py: Python<'_>,
     queue: &procession_core::Queue,
-    tag: u8,
-    parts: &[&[u8]],
+    (tag, parts, names): (u8, &[&[u8]], &Carried),
     block: bool,
     timeout: Option<f64>,
 ) -> PyResult<()> {
-    if queue.try_put(tag, parts).map_err(raise)? {
+    if names.is_empty() && queue.try_put(tag, parts).map_err(raise)? {
         return Ok(());
     }
     let deadline = blocking::deadline(block, timeout);
     let stored = blocking::wait(py, deadline, blocking::FOR_DATA, |until| {
-        let put = queue.put(tag, parts, until)?;
+        let put = queue.put_naming(tag, parts, names, until)?;
         Ok((put == Put::Stored).then_some(()))
     })?;
     stored.ok_or_else(|| exception(py, "Full"))

@@ -1,8 +1,8 @@
 //! Values in messages: as a pickle, or, the commonest, as themselves.
 
 use crate::error::raise;
-use crate::{pickle, plain};
-use procession_core::{Error, Extent};
+use crate::{pickle, plain, tree};
+use procession_core::{Carried, Error, Extent};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
 use std::cell::Cell;
@@ -31,7 +31,8 @@ const STR_MAX: usize = 4096;
 
 /// An encoded value.
 pub(crate) enum Value<'py> {
-    Pickle(pickle::Pieces),
+    /// And the objects that it names.
+    Pickle(pickle::Pieces, Carried),
     Bytes(Bound<'py, PyBytes>),
     Str(Bound<'py, PyString>),
     Plain(Scratch),
@@ -84,17 +85,27 @@ pub(crate) fn encode<'py>(object: &Bound<'py, PyAny>) -> PyResult<Value<'py>> {
             return Ok(Value::Plain(scratch));
         }
     }
-    pickle::dumps(object.py(), object).map(Value::Pickle)
+    let (pieces, names) = tree::naming(|| pickle::dumps(object.py(), object))?;
+    Ok(Value::Pickle(pieces, names))
 }
 
 impl Value<'_> {
     pub(crate) fn kind(&self) -> u8 {
         match self {
-            Self::Pickle(_) => kind::PICKLE,
+            Self::Pickle(..) => kind::PICKLE,
             Self::Bytes(_) => kind::BYTES,
             Self::Str(_) => kind::STR,
             Self::Plain(_) => kind::PLAIN,
             Self::Word(kind, ..) => *kind,
+        }
+    }
+
+    /// The objects that it names, held until it is dropped.
+    pub(crate) fn names(&self) -> &Carried {
+        static NONE: Carried = Carried::new();
+        match self {
+            Self::Pickle(_, names) => names,
+            _ => &NONE,
         }
     }
 
@@ -111,7 +122,7 @@ impl Value<'_> {
             // It had UTF-8 when it was encoded.
             Self::Str(text) => send(&[head, text.to_str().unwrap_or_default().as_bytes()]),
             Self::Plain(scratch) => send(&[head, &scratch.0]),
-            Self::Pickle(pieces) => match &pieces[..] {
+            Self::Pickle(pieces, _) => match &pieces[..] {
                 [piece] => send(&[head, piece.as_bytes(py)]),
                 _ => {
                     let mut parts = vec![head];

@@ -115,9 +115,9 @@ fn run(ticket: Ticket) -> Result<i32> {
         )
     })?;
     let mut output = Vec::new();
-    let tag = Runner::default().run(&call.bytes, &mut output);
+    let (tag, names) = Runner::default().run(&call.bytes, &mut output);
     drop(call);
-    crate::error::retry(|| mailbox.put(tag, &[&output], Deadline::NEVER))
+    crate::error::retry(|| mailbox.put_naming(tag, &[&output], &names, Deadline::NEVER))
         .map_err(|error| Error::at("give a value back", error))?;
     Ok(match tag {
         end::RETURNED => 0,

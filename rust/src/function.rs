@@ -11,11 +11,13 @@
 
 use crate::codec;
 use crate::error::{Error, ErrorKind, JoinError, RemoteError, Result};
+use crate::names;
 use crate::pool::Apply;
-use procession_core::{Body, Function, FunctionName};
+use procession_core::{Body, Carried, Function, FunctionName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::any::Any;
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -33,6 +35,11 @@ const NAME_BYTES: usize = 16;
 pub(crate) struct Whole;
 /// How a function takes an item: a tuple, as so many arguments.
 pub(crate) struct Spread;
+
+thread_local! {
+    /// The objects that the values of the running call name.
+    static NAMED: RefCell<Carried> = const { RefCell::new(Carried::new()) };
+}
 
 /// Calls a function with an item.
 pub(crate) trait Invoke<F, A, R> {
@@ -84,7 +91,13 @@ fn run_each<A: DeserializeOwned, R: Serialize>(
     codec::encode(&count, output)?;
     for _ in 0..count {
         let item = codec::decode(&mut input)?;
-        codec::encode(&call(item), output)?;
+        let value = call(item);
+        let names = names::naming(|| codec::encode(&value, output))?;
+        if !names.is_empty() {
+            NAMED
+                .with_borrow_mut(|named| named.append(names))
+                .map_err(|error| Error::at("encode a value", error))?;
+        }
     }
     Ok(())
 }
@@ -138,13 +151,19 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    /// Runs a call: appends the answer to `output`, and gives its tag.
-    pub(crate) fn run(&mut self, call: &[u8], output: &mut Vec<u8>) -> u8 {
+    /// Runs a call: appends the answer to `output`, and gives its tag and the objects that it names.
+    pub(crate) fn run(&mut self, call: &[u8], output: &mut Vec<u8>) -> (u8, Carried) {
         match self.function(call) {
-            Ok((function, input)) => function.call(input, output),
+            Ok((function, input)) => {
+                let tag = function.call(input, output);
+                let named = NAMED.take();
+                let returned = tag == end::RETURNED;
+                // Values before a panic go nowhere.
+                (tag, if returned { named } else { Carried::new() })
+            }
             Err(error) => {
                 output.extend_from_slice(error.to_string().as_bytes());
-                end::FAILED
+                (end::FAILED, Carried::new())
             }
         }
     }
@@ -217,7 +236,7 @@ mod tests {
 
     fn run<R: DeserializeOwned>(call: &[u8]) -> Result<Vec<R>, JoinError> {
         let mut output = vec![];
-        let tag = Runner::default().run(call, &mut output);
+        let (tag, _names) = Runner::default().run(call, &mut output);
         answer(tag, &output)
     }
 

@@ -10,6 +10,7 @@
 use crate::child::{self, Mode};
 use crate::error::{Error, ErrorKind, Result, retry};
 use crate::function::Named;
+use crate::names;
 use crate::tree;
 use procession_core::{Child, ChildSlot, Deadline, ExitStatus, Message, ObjectName, Queue, Spec};
 use std::os::fd::RawFd;
@@ -55,10 +56,10 @@ pub(crate) fn start(
     let slot = retry(|| arena.reserve()).map_err(failed)?;
     let mailbox = retry(|| Queue::new(arena, None)).map_err(failed)?;
     let mut call = Vec::new();
-    tree::give(&slot, || encode(&mut call))?;
+    let names = names::naming(|| encode(&mut call))?;
     retry(|| slot.give(mailbox.name())).map_err(failed)?;
-    retry(|| mailbox.put(CALL, &[&call], Deadline::NEVER)).map_err(failed)?;
-    drop(call);
+    retry(|| mailbox.put_naming(CALL, &[&call], &names, Deadline::NEVER)).map_err(failed)?;
+    drop((call, names));
     let mut spec = Spec::myself();
     if let Mode::Test(entry) = mode {
         spec = [entry, "--exact", "--nocapture", "--test-threads=1"]

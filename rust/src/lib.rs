@@ -6,6 +6,7 @@ mod codec;
 mod error;
 mod function;
 mod launch;
+mod names;
 mod pool;
 mod process;
 mod queue;

@@ -2,8 +2,9 @@
 
 use crate::codec;
 use crate::error::{Error, GetError, PutError, Result, retry};
+use crate::names;
 use crate::tree;
-use procession_core::{Deadline, Error as CoreError, Put, Queue as Core, Taken};
+use procession_core::{Carried, Deadline, Error as CoreError, Put, Queue as Core, Taken};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -13,7 +14,8 @@ use std::time::Duration;
 /// A queue of values: many producers, many consumers, first in first out.
 ///
 /// A clone is the same queue. It can be sent wherever values go: as an argument of a process or a task, through a
-/// queue; sent through a queue or to a pool it lives until the tree of processes ends.
+/// queue. It is gone with its last holder: a process that has it, or a value that waits in a queue and names it. Encoded
+/// by hand, for what isn't a queue of ours, it lives until the tree of processes ends.
 ///
 /// A value whose `put` returned is got exactly once, whatever becomes of the process that put it. Bytes of long values
 /// are best a type that serde knows as bytes: it takes a `Vec<u8>` for a list of numbers.
@@ -120,39 +122,53 @@ impl<T: ?Sized> Queue<T> {
 
     /// Puts bytes as they are: at once if possible.
     #[inline]
-    fn put_raw(&self, bytes: &[u8], deadline: impl FnOnce() -> Deadline) -> Result<(), PutError> {
+    fn put_raw(
+        &self,
+        bytes: &[u8],
+        names: &Carried,
+        deadline: impl FnOnce() -> Deadline,
+    ) -> Result<(), PutError> {
+        if !names.is_empty() {
+            return self.put_slowly(bytes, names, deadline());
+        }
         match self.core.try_put(0, &[bytes]) {
             Ok(true) => Ok(()),
-            Ok(false) => self.put_slowly(bytes, deadline()),
+            Ok(false) => self.put_slowly(bytes, names, deadline()),
             Err(error) => Err(not_put(error)),
         }
     }
 
     #[cold]
-    fn put_slowly(&self, bytes: &[u8], deadline: Deadline) -> Result<(), PutError> {
-        match retry(|| self.core.put(0, &[bytes], deadline)) {
+    fn put_slowly(
+        &self,
+        bytes: &[u8],
+        names: &Carried,
+        deadline: Deadline,
+    ) -> Result<(), PutError> {
+        match retry(|| self.core.put_naming(0, &[bytes], names, deadline)) {
             Ok(Put::Stored) => Ok(()),
             Ok(Put::Full) => Err(PutError::Full),
             Err(error) => Err(not_put(error)),
         }
     }
 
-    /// Appends the bytes of the next message: at once if possible.
+    /// Appends the bytes of the next message: at once if possible. Gives the objects that it names, to be dropped once it
+    /// is decoded.
     #[inline]
     fn get_raw(
         &self,
         bytes: &mut Vec<u8>,
         deadline: impl FnOnce() -> Deadline,
-    ) -> Result<(), GetError> {
+    ) -> Result<Carried, GetError> {
         let taken = match self.core.try_get_into(bytes) {
             Ok(Some(taken)) => taken,
             Ok(None) => self.get_slowly(bytes, deadline())?,
             Err(error) => return Err(not_got(error)),
         };
-        match taken.extent {
-            Some(extent) => extent.append_to(bytes).map_err(not_got),
-            None => Ok(()),
+        if let Some(extent) = taken.extent {
+            extent.append_to(bytes).map_err(not_got)?;
         }
+        Ok(taken.carried)
     }
 
     #[cold]
@@ -207,8 +223,8 @@ impl<T> Queue<T> {
         T: Serialize,
     {
         codec::with_buffer(|bytes| {
-            codec::encode(value, bytes).map_err(PutError::Failed)?;
-            self.put_raw(bytes, deadline)
+            let names = names::naming(|| codec::encode(value, bytes)).map_err(PutError::Failed)?;
+            self.put_raw(bytes, &names, deadline)
         })
     }
 
@@ -254,7 +270,8 @@ impl<T> Queue<T> {
         T: DeserializeOwned,
     {
         codec::with_buffer(|bytes| {
-            self.get_raw(bytes, deadline)?;
+            // Held until they are decoded, which opens them.
+            let _carried = self.get_raw(bytes, deadline)?;
             codec::decode_all(bytes).map_err(GetError::Failed)
         })
     }
@@ -279,7 +296,7 @@ impl Queue<[u8]> {
     /// [`PutError::Closed`]; `Failed` when there is no memory. The queue doesn't have them then.
     #[inline]
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<(), PutError> {
-        self.put_raw(bytes, || Deadline::NEVER)
+        self.put_raw(bytes, &NONE, || Deadline::NEVER)
     }
 
     /// Puts bytes if there is room.
@@ -287,7 +304,7 @@ impl Queue<[u8]> {
     /// # Errors
     /// As [`put_bytes`](Self::put_bytes), and [`PutError::Full`].
     pub fn try_put_bytes(&self, bytes: &[u8]) -> Result<(), PutError> {
-        self.put_raw(bytes, Deadline::now)
+        self.put_raw(bytes, &NONE, Deadline::now)
     }
 
     /// As [`put_bytes`](Self::put_bytes), waiting for room for at most so long.
@@ -295,7 +312,7 @@ impl Queue<[u8]> {
     /// # Errors
     /// As [`put_bytes`](Self::put_bytes), and [`PutError::Full`].
     pub fn put_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), PutError> {
-        self.put_raw(bytes, || Deadline::after(timeout))
+        self.put_raw(bytes, &NONE, || Deadline::after(timeout))
     }
 
     /// Takes the next bytes; waits until there are some.
@@ -315,7 +332,7 @@ impl Queue<[u8]> {
     #[inline]
     pub fn get_bytes_into(&self, bytes: &mut Vec<u8>) -> Result<(), GetError> {
         bytes.clear();
-        self.get_raw(bytes, || Deadline::NEVER)
+        self.get_raw(bytes, || Deadline::NEVER).map(drop)
     }
 
     /// Takes the next bytes if there are some.
@@ -338,6 +355,9 @@ impl Queue<[u8]> {
         Ok(bytes)
     }
 }
+
+/// What bytes name: nothing.
+static NONE: Carried = Carried::new();
 
 fn not_put(error: CoreError) -> PutError {
     match error {
@@ -374,12 +394,12 @@ impl<T: ?Sized> fmt::Debug for Queue<T> {
 
 impl<T: ?Sized> Serialize for Queue<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        tree::serialize(serializer, self.core.name(), || self.core.escape())
+        names::serialize(serializer, self.core.name(), || self.core.escape())
     }
 }
 
 impl<'de, T: ?Sized> Deserialize<'de> for Queue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        tree::deserialize(deserializer, Core::open).map(Self::from_core)
+        names::deserialize(deserializer, Core::open).map(Self::from_core)
     }
 }

@@ -4,7 +4,7 @@ use super::seat::{FAULTY, ID_BYTES, NOTICES, NUDGE, READY, RETIRED, Seat, send};
 use super::{Action, Limits, Phase, Refused, Scheduler, TaskId, WorkerId};
 use crate::queue::Taken;
 use crate::shm::Arena;
-use crate::{Claim, Deadline, Error, Queue, Result};
+use crate::{Carried, Claim, Deadline, Error, Queue, Result};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -117,16 +117,16 @@ impl<T, X: Clone> Driver<T, X> {
         })
     }
 
-    /// Accepts a task: `parts`, one behind the other, with a tag of the face's own.
+    /// Accepts a task: `parts`, one behind the other, with a tag of the face's own; `names` are the objects that they name.
     ///
     /// May wait while a process is stopped inside the queue; the task is accepted then nevertheless.
-    pub fn submit(&self, ticket: T, tag: u8, parts: &[&[u8]]) -> Submitted<T> {
+    pub fn submit(&self, ticket: T, tag: u8, parts: &[&[u8]], names: &Carried) -> Submitted<T> {
         let id = match self.brain().scheduler.submit(ticket) {
             Ok(id) => id,
             Err((ticket, refused)) => return Submitted::Refused(ticket, refused),
         };
         loop {
-            match send(&self.tasks, tag, id.to_bits(), parts) {
+            match send(&self.tasks, tag, id.to_bits(), parts, names) {
                 Ok(()) => return Submitted::Accepted(id),
                 Err(Error::Interrupted) => {}
                 Err(error) => {
@@ -301,7 +301,7 @@ impl<T, X: Clone> Driver<T, X> {
     /// # Errors
     /// As [`Queue::put`].
     pub fn nudge(&self) -> Result<()> {
-        send(&self.answers, NUDGE, 0, &[])
+        send(&self.answers, NUDGE, 0, &[], &Carried::default())
     }
 
     /// Tasks that no worker has taken yet.

@@ -15,7 +15,7 @@
 use super::{TaskId, WorkerId};
 use crate::queue::Extent;
 use crate::shm::{Arena, ObjectName};
-use crate::{Claim, Deadline, Error, Queue, Result};
+use crate::{Carried, Claim, Deadline, Error, Queue, Result};
 
 /// Tags from here on are notices, not answers.
 pub(super) const NOTICES: u8 = 0xF0;
@@ -47,6 +47,8 @@ pub struct Task {
     pub tag: u8,
     /// Its bytes if they are many, from [`Task::START`] on.
     pub extent: Option<Extent>,
+    /// The objects that it names, held until it is dropped.
+    pub carried: Carried,
 }
 
 impl Task {
@@ -96,20 +98,21 @@ impl Seat {
             id,
             tag: taken.tag,
             extent: taken.extent,
+            carried: taken.carried,
         }))
     }
 
-    /// Answers a task: `parts`, one behind the other, with a tag below 0xF0.
+    /// Answers a task: `parts`, one behind the other, with a tag below 0xF0; `names` are the objects that they name.
     ///
     /// # Errors
     /// As [`Queue::put`]; `Misuse` for a tag of the notices.
-    pub fn answer(&self, task: TaskId, tag: u8, parts: &[&[u8]]) -> Result<()> {
+    pub fn answer(&self, task: TaskId, tag: u8, parts: &[&[u8]], names: &Carried) -> Result<()> {
         if tag >= NOTICES {
             return Err(Error::Misuse {
                 what: "an answer's tag is below 0xF0",
             });
         }
-        send(&self.answers, tag, task.to_bits(), parts)
+        send(&self.answers, tag, task.to_bits(), parts, names)
     }
 
     /// Tells the pool that the worker takes tasks from now on.
@@ -117,7 +120,7 @@ impl Seat {
     /// # Errors
     /// As [`Queue::put`].
     pub fn ready(&self) -> Result<()> {
-        send(&self.answers, READY, u64::from(self.worker.0), &[])
+        self.notify(READY, &[])
     }
 
     /// Tells the pool that the worker takes no more tasks and is about to exit.
@@ -125,7 +128,7 @@ impl Seat {
     /// # Errors
     /// As [`Queue::put`].
     pub fn retire(&self) -> Result<()> {
-        send(&self.answers, RETIRED, u64::from(self.worker.0), &[])
+        self.notify(RETIRED, &[])
     }
 
     /// Tells the pool why the worker can't start; the exit itself is noticed as any other.
@@ -133,25 +136,35 @@ impl Seat {
     /// # Errors
     /// As [`Queue::put`].
     pub fn faulty(&self, why: &str) -> Result<()> {
+        self.notify(FAULTY, &[why.as_bytes()])
+    }
+
+    fn notify(&self, notice: u8, parts: &[&[u8]]) -> Result<()> {
         let worker = u64::from(self.worker.0);
-        send(&self.answers, FAULTY, worker, &[why.as_bytes()])
+        send(&self.answers, notice, worker, parts, &Carried::default())
     }
 }
 
 /// Puts a message that begins with a number: at once if possible, else as soon as possible.
-pub(super) fn send(queue: &Queue, tag: u8, number: u64, parts: &[&[u8]]) -> Result<()> {
+pub(super) fn send(
+    queue: &Queue,
+    tag: u8,
+    number: u64,
+    parts: &[&[u8]],
+    names: &Carried,
+) -> Result<()> {
     let number = number.to_le_bytes();
     let mut all: [&[u8]; 4] = [&number, &[], &[], &[]];
     let Some(rest) = all.get_mut(1..=parts.len()) else {
         let whole = parts.concat();
         return queue
-            .put(tag, &[&number, &whole], Deadline::NEVER)
+            .put_naming(tag, &[&number, &whole], names, Deadline::NEVER)
             .map(drop);
     };
     rest.copy_from_slice(parts);
     let all = &all[..=parts.len()];
-    if queue.try_put(tag, all)? {
+    if names.is_empty() && queue.try_put(tag, all)? {
         return Ok(());
     }
-    queue.put(tag, all, Deadline::NEVER).map(drop)
+    queue.put_naming(tag, all, names, Deadline::NEVER).map(drop)
 }

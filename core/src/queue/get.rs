@@ -4,7 +4,8 @@ use super::bell::Rung;
 use super::layout::{self, End, HEADER, POSITION, QueueState, Record, repair_get};
 use super::message::{Extent, Message, Taken};
 use super::put::patient;
-use super::{Claim, Queue};
+use super::{Claim, Queue, names};
+use crate::shm::Carried;
 use crate::shm::blocks;
 use crate::shm::layout::index;
 use crate::shm::robust::Held;
@@ -45,6 +46,7 @@ impl Queue {
         Ok(Some(Message {
             tag: taken.tag,
             bytes,
+            carried: taken.carried,
         }))
     }
 
@@ -73,8 +75,9 @@ impl Queue {
         self.handle.member().judged(got)
     }
 
-    /// Takes the next message if there is one and nobody else is at it: never sleeps, yields or pauses. `None` says
-    /// that only [`get_into`](Self::get_into) can tell whether there is one.
+    /// Takes the next message if there is one and nobody else is at it: never sleeps, yields or pauses, unless the message
+    /// names objects and another thread of this process is just opening or dropping one. `None` says that only
+    /// [`get_into`](Self::get_into) can tell whether there is one.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -86,10 +89,12 @@ impl Queue {
     fn get_at_once(&self, buffer: &mut Vec<u8>) -> Result<Option<Taken>> {
         let state = self.entered()?;
         loop {
+            // Dropped after the lock is released, since that takes another one.
+            let mut carried = Carried::default();
             let Some(held) = state.get_lock.try_lock() else {
                 return Ok(None);
             };
-            match self.look(state, buffer, None)? {
+            match self.look(state, buffer, None, &mut carried)? {
                 Found::Taken(taken, losing) => {
                     self.leave(state, held, losing);
                     return Ok(Some(taken));
@@ -135,11 +140,13 @@ impl Queue {
             return Ok(None);
         }
         loop {
+            // Dropped after the lock is released, since that takes another one.
+            let mut carried = Carried::default();
             let Some(held) = self.lock_get(state, patience)? else {
                 return Ok(None);
             };
             member.sound()?;
-            match self.look(state, buffer, claim)? {
+            match self.look(state, buffer, claim, &mut carried)? {
                 Found::Taken(taken, losing) => {
                     self.leave(state, held, losing);
                     return Ok(Some(taken));
@@ -174,6 +181,7 @@ impl Queue {
         state: &QueueState,
         buffer: &mut Vec<u8>,
         claim: Option<&Claim>,
+        carried: &mut Carried,
     ) -> Result<Found> {
         let (member, get) = (self.handle.member(), &state.get);
         if state.losing.load(Relaxed) != 0 {
@@ -183,11 +191,11 @@ impl Queue {
         let (position, left) = get.place()?;
         let record = Record::from_bits(member.at::<Cell>(position)?.load(Acquire))?;
         let body = position + HEADER;
-        let (tag, run, length) = match record {
+        let (tag, names, run, length) = match record {
             Record::None => return Ok(Found::Nothing),
             Record::Jump { segment } => return self.cross(state, position, left, segment),
-            Record::Inline { tag, length } => (tag, 0, length),
-            Record::Extent { tag } => {
+            Record::Inline { tag, names, length } => (tag, names, 0, length),
+            Record::Extent { tag, names } => {
                 let run = member.at::<Cell>(body)?.load(Relaxed);
                 let length = member.at::<Cell>(body + 8)?.load(Relaxed);
                 if length > blocks::run_bytes(member, run)? {
@@ -195,19 +203,24 @@ impl Queue {
                         what: "the length of a message",
                     });
                 }
-                (tag, run, length)
+                (tag, names, run, length)
             }
         };
+        let (mut start, mut length) = (if run == 0 { body } else { run }, length);
+        if names {
+            let before = self.take_up(start, length, carried)?;
+            (start, length) = (start + before, length - before);
+        }
         let bytes = index(length);
         if run == 0 {
-            member.windows().append(body, bytes, buffer)?;
+            member.windows().append(start, bytes, buffer)?;
         }
         let count = get.count.load(Relaxed).wrapping_add(1);
         let next = position + record.bytes();
         get.next_position.store(next, Relaxed);
         get.next_count.store(count, Relaxed);
         if let Some(claim) = claim {
-            self.note(state, claim, if run == 0 { body } else { run }, length)?;
+            self.note(state, claim, start, length)?;
         }
         if run != 0 {
             get.run.store(run, Relaxed);
@@ -228,10 +241,25 @@ impl Queue {
             extent = Some(Extent {
                 arena,
                 offset: run,
+                start,
                 length: bytes,
             });
         }
-        Ok(Found::Taken(Taken { tag, extent }, losing))
+        let carried = std::mem::take(carried);
+        let taken = Taken {
+            tag,
+            extent,
+            carried,
+        };
+        Ok(Found::Taken(taken, losing))
+    }
+
+    /// Holds what a message names, before it is taken; gives the bytes that come before the message itself.
+    #[cold]
+    fn take_up(&self, at: u64, length: u64, carried: &mut Carried) -> Result<u64> {
+        let arena = self.handle.arena();
+        let mut hold = |name| carried.take_up(arena, name);
+        names::read(self.handle.member(), at, length, &mut hold)
     }
 
     /// Says that a run of the queue is on its way out.

@@ -1,12 +1,14 @@
 //! A queue's state, its records, and what a death leaves to repair.
 //!
 //! ```text
-//! record   header (8 bytes): bits 0..8 kind, 8..16 tag, 16..64 length or offset
+//! record   header (8 bytes): bits 0..4 kind, 4 NAMES, 8..16 tag, 16..64 length or offset
 //! NONE     0: nothing is published here yet
 //! INLINE   length bytes of message, padded to 8
 //! EXTENT   16 bytes: offset of a run, length of the message in it
 //! JUMP     none: the header names the segment in which the next record is
 //! ```
+//! With NAMES the bytes of an INLINE or of an EXTENT's run begin with names of objects (`names`), which the lengths count.
+//!
 //! A side's operation first notes where it is going, in absolute numbers, beginning with `next_position`; then it
 //! does the one store that others see (the producers' is a header, the consumers' is `position`); then it brings its
 //! other cells up to it. So a repair can tell an operation that happened from one that didn't, and can itself be
@@ -42,6 +44,8 @@ const END: u64 = 1 << 62;
 pub(super) const POSITION: Error = Error::Broken {
     what: "a position in a queue",
 };
+/// Of a record's kind: the message begins with names of objects.
+const NAMES: u64 = 0x10;
 /// Bytes of a record's header.
 pub(super) const HEADER: u64 = 8;
 
@@ -138,18 +142,21 @@ impl QueueState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Record {
     None,
-    Inline { tag: u8, length: u64 },
-    Extent { tag: u8 },
+    Inline { tag: u8, names: bool, length: u64 },
+    Extent { tag: u8, names: bool },
     Jump { segment: u64 },
 }
 
 impl Record {
     #[inline]
     pub(super) fn bits(self) -> u64 {
+        let flag = |names| if names { NAMES } else { 0 };
         match self {
             Self::None => 0,
-            Self::Inline { tag, length } => 1 | u64::from(tag) << 8 | length << 16,
-            Self::Extent { tag } => 2 | u64::from(tag) << 8,
+            Self::Inline { tag, names, length } => {
+                1 | flag(names) | u64::from(tag) << 8 | length << 16
+            }
+            Self::Extent { tag, names } => 2 | flag(names) | u64::from(tag) << 8,
             Self::Jump { segment } => 3 | segment << 16,
         }
     }
@@ -157,11 +164,15 @@ impl Record {
     #[inline]
     pub(super) fn from_bits(bits: u64) -> Result<Self> {
         let [kind, tag, ..] = bits.to_le_bytes();
-        let rest = bits >> 16;
+        let (rest, names) = (bits >> 16, u64::from(kind) & NAMES != 0);
         match kind {
             0 if bits == 0 => Ok(Self::None),
-            1 if rest <= INLINE_MAX => Ok(Self::Inline { tag, length: rest }),
-            2 => Ok(Self::Extent { tag }),
+            0x01 | 0x11 if rest <= INLINE_MAX => Ok(Self::Inline {
+                tag,
+                names,
+                length: rest,
+            }),
+            0x02 | 0x12 => Ok(Self::Extent { tag, names }),
             3 => Ok(Self::Jump { segment: rest }),
             _ => Err(Error::Broken {
                 what: "a record of a queue",
@@ -282,10 +293,14 @@ mod tests {
 
     #[test]
     fn records_are_read_as_they_were_written() {
-        let mut records = vec![Record::None, Record::Extent { tag: 9 }];
+        let mut records = vec![Record::None];
+        records.extend([false, true].map(|names| Record::Extent { tag: 9, names }));
         records.extend([8, 1 << 40].map(|segment| Record::Jump { segment }));
         let lengths = [0, 1, 8, INLINE_MAX];
-        records.extend(lengths.map(|length| Record::Inline { tag: 255, length }));
+        for names in [false, true] {
+            let tag = 255;
+            records.extend(lengths.map(|length| Record::Inline { tag, names, length }));
+        }
         for record in records {
             assert_eq!(Record::from_bits(record.bits()), Ok(record));
             assert!(record.bytes() >= HEADER && record.bytes() % HEADER == 0);

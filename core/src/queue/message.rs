@@ -1,8 +1,8 @@
 //! What a get gives: bytes in the caller's memory, or a run of the arena that is the caller's now.
 
 use crate::Result;
-use crate::shm::Arena;
 use crate::shm::blocks;
+use crate::shm::{Arena, Carried};
 
 /// A message that was got.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub struct Message {
     pub tag: u8,
     /// Its bytes.
     pub bytes: Vec<u8>,
+    /// The objects that it names, held until it is dropped: whoever wants one opens it before.
+    pub carried: Carried,
 }
 
 /// What a message got into a buffer left there.
@@ -20,6 +22,8 @@ pub struct Taken {
     pub tag: u8,
     /// The message's bytes, if it was too long for the buffer: more than 16 KiB. Else they are in the buffer.
     pub extent: Option<Extent>,
+    /// The objects that it names, held until this is dropped: whoever wants one opens it before.
+    pub carried: Carried,
 }
 
 /// Bytes in shared memory that belong to this process, until it is dropped.
@@ -32,7 +36,10 @@ pub struct Taken {
 #[derive(Debug)]
 pub struct Extent {
     pub(super) arena: Arena,
+    /// The run.
     pub(super) offset: u64,
+    /// Where the message begins in it: behind names, if it has some.
+    pub(super) start: u64,
     pub(super) length: usize,
 }
 
@@ -43,7 +50,7 @@ impl Extent {
         self.length
     }
 
-    /// Whether it has no bytes; one of a message always has.
+    /// Whether it has no bytes: so has a message that names a thousand objects and says nothing else.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.length == 0
@@ -58,7 +65,7 @@ impl Extent {
         self.arena
             .inner
             .windows()
-            .read(self.offset, &mut to[..length])
+            .read(self.start, &mut to[..length])
     }
 
     /// Copies its bytes from `at` on, as many as fit, and says how many that were.
@@ -70,7 +77,7 @@ impl Extent {
         self.arena
             .inner
             .windows()
-            .read(self.offset + at as u64, &mut to[..length])?;
+            .read(self.start + at as u64, &mut to[..length])?;
         Ok(length)
     }
 
@@ -82,7 +89,7 @@ impl Extent {
         self.arena
             .inner
             .windows()
-            .append(self.offset, self.length, to)
+            .append(self.start, self.length, to)
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! Linked segments of records under two robust locks, one a side; a record is published by the one store of its
 //! header, and taken by the one store of the consumers' position. [`put`] and [`get`] are the two sides, [`bell`] how
-//! a side sleeps and is woken, [`layout`] what lies where and what a death leaves to repair. `docs/shm.md` has the
-//! crash table.
+//! a side sleeps and is woken, [`names`] what a message says of the objects that it names, [`layout`] what lies where and
+//! what a death leaves to repair. `docs/shm.md` has the crash table.
 
 mod bell;
 mod claim;
 mod get;
 mod layout;
 mod message;
+mod names;
 #[cfg(all(loom, test))]
 mod orders;
 mod put;
@@ -95,7 +96,7 @@ impl Queue {
         self.handle.name()
     }
 
-    /// Its name, for a message: from now on the queue lives until the tree ends.
+    /// Its name, for bytes that go elsewhere than into a queue: from now on the queue lives until the tree ends.
     ///
     /// # Errors
     /// `Poisoned` when the arena contradicts itself.
@@ -208,6 +209,7 @@ pub(crate) const RECOVERY: Recovery = Recovery {
     repair: repair_after,
     wake,
     locks: true,
+    names: Some(names::visit),
 };
 
 fn wake(member: &Member, offset: u64) -> Result<()> {

@@ -2,7 +2,8 @@
 
 use super::bell::Rung;
 use super::layout::{self, HEADER, INLINE_MAX, QueueState, Record, SEGMENT};
-use super::{Queue, layout::repair_put};
+use super::{Queue, layout::repair_put, names};
+use crate::shm::Carried;
 use crate::shm::arena::Member;
 use crate::shm::blocks;
 use crate::shm::robust::{Held, LOOK_AGAIN};
@@ -70,15 +71,41 @@ impl Queue {
     /// `Closed` when the queue was closed, `Interrupted` when a signal handler ran while it slept, `Os` or
     /// `Exhausted` when there is no memory for it. After an error the message is not in the queue.
     pub fn put(&self, tag: u8, parts: &[&[u8]], deadline: Deadline) -> Result<Put> {
-        let put = self.put_parts(tag, parts, deadline);
+        let put = self.put_parts(tag, false, parts, deadline);
         self.handle.member().judged(put)
     }
 
+    /// As [`put`](Self::put), a message that names objects: they live as long as it can be got, and whoever gets it
+    /// holds them. 16 bytes more for each.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put); `Misuse` for objects of another arena.
+    pub fn put_naming(
+        &self,
+        tag: u8,
+        parts: &[&[u8]],
+        names: &Carried,
+        deadline: Deadline,
+    ) -> Result<Put> {
+        if names.is_empty() {
+            return self.put(tag, parts, deadline);
+        }
+        self.entered()?;
+        let member = self.handle.member();
+        member.judged(names.send(&self.handle))?;
+        let prefix = names::prefix(names.names());
+        let mut all = Vec::with_capacity(1 + parts.len());
+        all.push(&prefix[..]);
+        all.extend(parts);
+        member.judged(self.put_parts(tag, true, &all, deadline))
+    }
+
     #[inline]
-    fn put_parts(&self, tag: u8, parts: &[&[u8]], deadline: Deadline) -> Result<Put> {
+    fn put_parts(&self, tag: u8, names: bool, parts: &[&[u8]], deadline: Deadline) -> Result<Put> {
         let length = parts.iter().map(|part| part.len() as u64).sum();
         if length <= INLINE_MAX {
-            return self.put_record(Record::Inline { tag, length }, parts, None, deadline);
+            let record = Record::Inline { tag, names, length };
+            return self.put_record(record, parts, None, deadline);
         }
         let member = self.handle.member();
         let Some(run) = Run::take(member, length, patient(deadline))? else {
@@ -91,7 +118,7 @@ impl Queue {
         }
         let description = [run.offset.to_le_bytes(), length.to_le_bytes()];
         let parts: [&[u8]; 2] = [&description[0], &description[1]];
-        self.put_record(Record::Extent { tag }, &parts, Some(run), deadline)
+        self.put_record(Record::Extent { tag, names }, &parts, Some(run), deadline)
     }
 
     /// Puts a message of at most 16 KiB if nobody else is at it: never sleeps, and so may be called by a thread that holds
@@ -102,7 +129,8 @@ impl Queue {
     #[inline]
     pub fn try_put(&self, tag: u8, parts: &[&[u8]]) -> Result<bool> {
         let length = parts.iter().map(|part| part.len() as u64).sum();
-        let (state, record) = (self.entered()?, Record::Inline { tag, length });
+        let names = false;
+        let (state, record) = (self.entered()?, Record::Inline { tag, names, length });
         if length > INLINE_MAX {
             return Ok(false);
         }

@@ -14,6 +14,7 @@ use super::memory;
 use super::object::{ObjectName, References};
 use super::pages::{self, Entry, Kind};
 use super::robust::{Held, in_passing, turn};
+use super::trace;
 use super::view::shared;
 use crate::sys::word::{Acquire, Cell, Relaxed, Release};
 use crate::{Deadline, Error, Result};
@@ -60,15 +61,16 @@ fn lock_repaired(member: &Member, deadline: Deadline) -> Result<Option<Held<'_>>
         pages::normalize(member)?;
         let destroying = header.destroying.load(Relaxed);
         if destroying != 0 {
-            destroy(member, destroying)?;
+            finish(member, destroying)?;
         }
+        trace::note_lost(member)?;
         held.recovered = false;
     }
     Ok(Some(held))
 }
 
 /// What failed half way is for the next holder to repair.
-fn whole<T>(held: &mut Held<'_>, done: Result<T>) -> Result<T> {
+pub(super) fn whole<T>(held: &mut Held<'_>, done: Result<T>) -> Result<T> {
     held.recovered = done.is_err();
     done
 }
@@ -144,6 +146,8 @@ pub(super) fn create(member: &Member, kind: u32, bytes: u64) -> Result<ObjectNam
     object.kind.store(kind, Relaxed);
     object.escaped.store(0, Relaxed);
     object.runs.store(0, Relaxed);
+    object.sent.store(0, Relaxed);
+    object.carries.store(0, Relaxed);
     object.serial.store(serial, Relaxed);
     for cell in &object.holders {
         cell.store(0, Relaxed);
@@ -234,8 +238,8 @@ pub(super) fn named(member: &Member, name: ObjectName) -> Result<&ObjectHeader> 
     Ok(object)
 }
 
-/// Clears this process' bit in the object of that name, and frees the object if that was the last one. Under the
-/// allocator's lock.
+/// Clears this process' bit in the object of that name, and frees the object if that was the last one and no message can
+/// name it. Under the allocator's lock.
 pub(super) fn let_go(member: &Member, name: ObjectName) -> Result<()> {
     if member.slot() == 0 {
         // A forked child without a place: it holds nothing.
@@ -243,30 +247,33 @@ pub(super) fn let_go(member: &Member, name: ObjectName) -> Result<()> {
     }
     let object = named(member, name)?;
     object.forget(member.slot())?;
-    if !object.is_wanted() {
-        member.header()?.destroying.store(name.offset, Release);
-        destroy(member, name.offset)?;
+    if object.is_wanted() {
+        return Ok(());
     }
-    Ok(())
+    if object.sent.load(Acquire) != 0 {
+        trace::note(member, name.offset)?;
+    } else {
+        end(member, name.offset)?;
+    }
+    trace::sweep_when_due(member)
 }
 
-/// Frees an object with its runs. Begun again from the start, it does what is left to do.
-fn destroy(member: &Member, offset: u64) -> Result<()> {
-    let object: &ObjectHeader = member.at(offset)?;
-    if object.kind.load(Relaxed) == kind::MEMORY {
-        // It has one run and knows it, since a program may have thousands of these.
-        let run = memory::run_of(member, offset)?;
-        if is_linked(member, run, offset) {
-            pages::free(member, run / PAGE)?;
-        }
-    } else if object.runs.load(Acquire) != 0 {
-        member.runs(|page, entry| {
-            if entry.is_of(offset) {
-                pages::free(member, page)?;
-            }
-            Ok(None::<()>)
-        })?;
-    }
+/// Frees an object that nobody holds and no message names, and notes what its own messages name. Under the allocator's
+/// lock.
+fn end(member: &Member, offset: u64) -> Result<()> {
+    trace::note_named(member, offset)?;
+    destroy(member, offset)
+}
+
+/// Frees an object with its runs. Under the allocator's lock.
+pub(super) fn destroy(member: &Member, offset: u64) -> Result<()> {
+    member.header()?.destroying.store(offset, Release);
+    finish(member, offset)
+}
+
+/// Frees what is left of the object that is being destroyed.
+fn finish(member: &Member, offset: u64) -> Result<()> {
+    runs_of(member, offset, |page, _| pages::free(member, page))?;
     let slab = offset - offset % SLAB_BYTES;
     let entry = member.run(slab / PAGE)?;
     if entry.kind != Kind::Slab {
@@ -284,6 +291,31 @@ fn destroy(member: &Member, offset: u64) -> Result<()> {
     if empty && header.slab_hints[class].load(Relaxed) != slab {
         // The next one of this class finds another slab, or makes one.
         pages::free(member, slab / PAGE)?;
+    }
+    Ok(())
+}
+
+/// Calls `visit` with the first page of each run of the object at `offset`, and how many pages it has. Under the
+/// allocator's lock.
+pub(super) fn runs_of(
+    member: &Member,
+    offset: u64,
+    mut visit: impl FnMut(u64, u64) -> Result<()>,
+) -> Result<()> {
+    let object: &ObjectHeader = member.at(offset)?;
+    if object.kind.load(Relaxed) == kind::MEMORY {
+        // It has one run and knows it, since a program may have thousands of these.
+        let run = memory::run_of(member, offset)?;
+        if is_linked(member, run, offset) {
+            visit(run / PAGE, member.run(run / PAGE)?.pages)?;
+        }
+    } else if object.runs.load(Acquire) != 0 {
+        member.runs(|page, entry| {
+            if entry.is_of(offset) {
+                visit(page, entry.pages)?;
+            }
+            Ok(None::<()>)
+        })?;
     }
     Ok(())
 }
@@ -392,24 +424,33 @@ pub(super) fn is_linked(member: &Member, run: u64, object: u64) -> bool {
     entry.is_ok_and(|entry| entry == Entry::linked(entry.pages, object))
 }
 
+/// Whether the run is an object's, be it on its way out.
+pub(crate) fn is_of(member: &Member, run: u64, object: u64) -> Result<bool> {
+    let entry = Entry::from_bits(member.entry(run / PAGE)?.load(Acquire));
+    Ok(run.is_multiple_of(PAGE) && entry.is_some_and(|entry| entry.is_of(object)))
+}
+
 /// Bytes of the run that begins at `offset`.
 pub(crate) fn run_bytes(member: &Member, offset: u64) -> Result<u64> {
     Ok(member.run(offset / PAGE)?.pages * PAGE)
 }
 
-/// Calls `visit` with the offset of each object. Under the allocator's lock, so it must not take it again.
+/// Calls `visit` with the offset of each object, and gives the number of runs that it came by. Under the allocator's
+/// lock, so `visit` must not take it again.
 pub(super) fn objects(
     member: &Member,
     mut visit: impl FnMut(u64, &ObjectHeader) -> Result<()>,
-) -> Result<()> {
+) -> Result<u64> {
+    let mut runs = 0;
     member.runs(|page, entry| {
+        runs += 1;
         if entry.kind != Kind::Slab {
             return Ok(None::<()>);
         }
         slab_objects(member, page * PAGE, entry, &mut visit)?;
         Ok(None)
     })?;
-    Ok(())
+    Ok(runs)
 }
 
 /// Calls `visit` with the offset of each object that can be found in an arena that contradicts itself: looks wherever a
@@ -461,17 +502,22 @@ pub(super) fn give_back(member: &Member, slot: u32, deadline: Deadline) -> Resul
 fn give_back_inside(member: &Member, slot: u32) -> Result<()> {
     let mut orphans = Vec::new();
     objects(member, |offset, object| {
-        object.forget(slot)?;
-        // Whoever held it: one who died letting go of it may have cleared the last bit and freed nothing.
-        if !object.is_wanted() {
+        let held = object.forget(slot)?;
+        if object.is_wanted() {
+            return Ok(());
+        }
+        if object.sent.load(Acquire) == 0 {
+            // Whoever held it: one who died letting go of it may have cleared the last bit and freed nothing.
             orphans.push(offset);
+        } else if held {
+            trace::note(member, offset)?;
         }
         Ok(())
     })?;
-    for offset in orphans {
-        member.header()?.destroying.store(offset, Release);
-        destroy(member, offset)?;
-    }
+    orphans
+        .into_iter()
+        .try_for_each(|offset| end(member, offset))?;
+    trace::sweep_after_a_process(member)?;
     member.runs(|page, entry| {
         if entry == Entry::used(entry.pages, slot) {
             pages::free(member, page)?;

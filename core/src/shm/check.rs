@@ -4,8 +4,9 @@ use super::arena::Arena;
 use super::blocks;
 use super::layout::{PAGE, state};
 use super::pages::Kind;
+use super::trace;
 use crate::sys::mapping;
-use crate::sys::word::Relaxed;
+use crate::sys::word::{Acquire, Relaxed};
 use crate::{Error, Result};
 use std::collections::HashSet;
 
@@ -28,7 +29,8 @@ pub struct Census {
 
 impl Arena {
     /// Counts what the arena holds, and checks that it doesn't contradict itself: every page belongs to one run,
-    /// every linked run to a living object, every object to a member or a message.
+    /// every linked run to a living object, every object to a member or to a message that can still be got. What became
+    /// garbage with a message is freed first.
     ///
     /// Takes the allocator's lock, and time in proportion to the number of runs and objects.
     ///
@@ -38,11 +40,15 @@ impl Arena {
         let member = &*self.inner;
         member.sound()?;
         let mut census = Census::default();
-        let _held = blocks::lock_untimed(member)?;
+        let mut held = blocks::lock_untimed(member)?;
+        if trace::is_noted(member)? {
+            let swept = trace::sweep(member);
+            blocks::whole(&mut held, swept)?;
+        }
         let mut living = HashSet::new();
         blocks::objects(member, |offset, object| {
             living.insert(offset);
-            if object.is_wanted() {
+            if object.is_wanted() || object.sent.load(Acquire) != 0 {
                 Ok(())
             } else {
                 Err(Error::Broken {
@@ -50,6 +56,11 @@ impl Arena {
                 })
             }
         })?;
+        if trace::has_garbage(member)? {
+            return Err(Error::Broken {
+                what: "an object that nobody holds and no message names",
+            });
+        }
         census.objects = living.len() as u64;
         member.runs(|_, entry| {
             let bytes = entry.pages * PAGE;

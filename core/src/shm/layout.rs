@@ -23,7 +23,7 @@ pub(crate) fn index(number: u64) -> usize {
 /// `processn`, as the first eight bytes of an arena.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"processn");
 /// Changes with any change of what `docs/shm.md` draws.
-pub(crate) const LAYOUT: u32 = 2;
+pub(crate) const LAYOUT: u32 = 3;
 
 /// A number for the sources of this build: processes of another one may mean other things by the same bytes.
 pub(crate) fn build() -> u64 {
@@ -117,7 +117,11 @@ shared! {
         _pad_3: Word,
         /// What contradicted itself, in UTF-8, up to the first zero.
         poison_text: [Cell; POISON_TEXT / 8],
-        _reserved: [Cell; 196],
+        /// Objects that may have become garbage since the last trace. A hint: repair has the next one look.
+        loose: Cell,
+        /// At so many of them whoever lets go of an object traces. A hint.
+        loose_limit: Cell,
+        _reserved: [Cell; 194],
     }
 }
 
@@ -165,14 +169,18 @@ shared! {
     ObjectHeader: 192 {
         /// One of [`kind`].
         kind: Word,
-        /// Not zero: its name went into a message, so it lives on without a holder.
+        /// Not zero: its name went where it can't be traced, so it lives on without a holder.
         escaped: Word,
         /// Its number among all objects ever made here: a name with another number is stale.
         serial: Cell,
         /// Not zero: runs may be linked to it, and go with it.
         runs: Word,
+        /// Not zero: a message may name it, so that it lives on without a holder as long as one does.
+        sent: Word,
+        /// Not zero: messages in it may name objects.
+        carries: Word,
         _pad: Word,
-        _unused: [Cell; 5],
+        _unused: [Cell; 4],
         /// A bit for each slot whose process holds the object.
         holders: [Cell; HOLDER_CELLS],
     }

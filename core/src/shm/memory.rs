@@ -104,7 +104,7 @@ impl Memory {
         self.handle.name()
     }
 
-    /// Its name, for a message: from now on the memory lives until the tree ends.
+    /// Its name, for bytes that go elsewhere than into a queue: from now on the memory lives until the tree ends.
     ///
     /// # Errors
     /// `Poisoned` when the arena contradicts itself.

@@ -2,12 +2,14 @@
 //!
 //! From below: [`view`] turns offsets into references and copies bytes; [`layout`] draws what lies where;
 //! [`robust`] is the lock that survives its holder; [`arena`] is this process' membership; [`pages`] and [`blocks`]
-//! give memory out; [`object`] counts who holds what, [`memory`] is the user's bytes; [`recovery`] gives back what a dead process held. Their states
+//! give memory out; [`object`] counts who holds what, [`memory`] is the user's bytes; [`carried`] holds what a message
+//! names, and [`trace`] ends what no message names any more; [`recovery`] gives back what a dead process held. Their states
 //! and crash tables are in `docs/shm.md`.
 
 pub(crate) mod arena;
 pub(crate) mod blocks;
 mod bytes;
+mod carried;
 pub(crate) mod check;
 #[cfg(test)]
 pub(crate) mod drawing;
@@ -25,12 +27,14 @@ mod poison;
 pub(crate) mod recovery;
 pub(crate) mod robust;
 mod slots;
+mod trace;
 #[cfg(crash_points)]
 mod twin;
 pub(crate) mod view;
 
 pub use arena::Arena;
 pub use bytes::Bytes;
+pub use carried::Carried;
 pub use check::Census;
 pub use memory::Memory;
 pub use named::NamedMemory;

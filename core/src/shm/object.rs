@@ -4,7 +4,7 @@
 //! twice without harm, so there is nothing to undo when a process dies between: recovery clears its bit everywhere.
 //! How often a process holds an object is its own business, kept in its own memory. Only a holder may set another
 //! slot's bit, so an object without bits can't come back; whoever sees the last bit go frees it, under the
-//! allocator's lock.
+//! allocator's lock. One whose name was sent in a message can: `trace` tells when it can't any more.
 
 use super::arena::{Arena, Member};
 use super::blocks;
@@ -36,6 +36,16 @@ pub(super) struct References {
 }
 
 impl References {
+    /// One hold more on an object; false when this process doesn't hold it.
+    fn hold_again(&mut self, name: ObjectName) -> bool {
+        let held = self.objects.get_mut(&name.offset);
+        let Some((_, count)) = held.filter(|(serial, _)| *serial == name.serial) else {
+            return false;
+        };
+        *count += 1;
+        true
+    }
+
     /// One hold less on an object; true when that was the last.
     fn drop_one(&mut self, name: ObjectName) -> bool {
         let Some((_, count)) = self.objects.get_mut(&name.offset) else {
@@ -105,7 +115,7 @@ impl<T: Shared> Handle<T> {
         &self.state
     }
 
-    /// Says that the name goes into a message: from now on the object lives without a holder too.
+    /// Says that the name goes where it can't be traced: from now on the object lives without a holder too.
     pub(crate) fn escape(&self) -> Result<()> {
         self.header()?.escaped.store(1, Release);
         Ok(())
@@ -127,7 +137,7 @@ impl<T> Handle<T> {
         self.state.arena()
     }
 
-    fn header(&self) -> Result<&ObjectHeader> {
+    pub(super) fn header(&self) -> Result<&ObjectHeader> {
         self.member().at(self.name.offset)
     }
 }
@@ -154,10 +164,7 @@ impl<T> Drop for Handle<T> {
 /// One hold more on the object of that name; false when the allocator's lock can't be had at the moment.
 fn count_one(member: &Member, name: ObjectName) -> Result<bool> {
     let (_through, mut references) = member.references();
-    if let Some((serial, count)) = references.objects.get_mut(&name.offset)
-        && *serial == name.serial
-    {
-        *count += 1;
+    if references.hold_again(name) {
         return Ok(true);
     }
     let held = hold(member, name, member.place()?, in_passing())?;
@@ -168,8 +175,31 @@ fn count_one(member: &Member, name: ObjectName) -> Result<bool> {
     Ok(held)
 }
 
+/// One hold more on an object that this process holds; false when it doesn't.
+pub(super) fn hold_again(member: &Member, name: ObjectName) -> bool {
+    member.references().1.hold_again(name)
+}
+
+/// One hold more on an object that a message names which nobody else can take meanwhile, so that it can't go; false when
+/// it is gone already.
+pub(super) fn hold_named(member: &Member, name: ObjectName) -> Result<bool> {
+    let (_through, mut references) = member.references();
+    if references.hold_again(name) {
+        return Ok(true);
+    }
+    let (cell, bit) = place(member.place()?)?;
+    match blocks::named(member, name) {
+        Ok(object) => object.holders[cell].set_bits(bit),
+        Err(Error::Closed { .. } | Error::Malformed { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let first = (name.serial, 1);
+    references.objects.insert(name.offset, first);
+    Ok(true)
+}
+
 /// One hold less on an object of this process'.
-fn let_go(member: &Member, name: ObjectName) {
+pub(super) fn let_go(member: &Member, name: ObjectName) {
     let (_through, mut references) = member.references();
     if references.drop_one(name) {
         // Nobody could be told; what isn't given back now is when this process is gone.
@@ -206,13 +236,14 @@ pub(super) fn hold_all(member: &Member, references: &References, slot: u32) -> R
 }
 
 impl ObjectHeader {
-    /// Clears the bit of `slot`.
-    pub(super) fn forget(&self, slot: u32) -> Result<()> {
+    /// Clears the bit of `slot`; false when it isn't set. Under the allocator's lock.
+    pub(super) fn forget(&self, slot: u32) -> Result<bool> {
         let (cell, bit) = place(slot)?;
-        if self.holders[cell].load(Relaxed) & bit != 0 {
+        let held = self.holders[cell].load(Relaxed) & bit != 0;
+        if held {
             self.holders[cell].clear_bits(bit);
         }
-        Ok(())
+        Ok(held)
     }
 
     /// Whether the process of `slot` holds it.
@@ -221,7 +252,7 @@ impl ObjectHeader {
         Ok(self.holders[cell].load(Acquire) & bit != 0)
     }
 
-    /// Whether any process holds it, or a message may name it.
+    /// Whether any process holds it, or its name went where it can't be traced.
     pub(super) fn is_wanted(&self) -> bool {
         self.escaped.load(Relaxed) != 0 || self.holders.iter().any(|cell| cell.load(Acquire) != 0)
     }

@@ -13,6 +13,7 @@
 use super::arena::Member;
 use super::blocks;
 use super::layout::state;
+use super::object::ObjectName;
 use super::robust::LOOK_AGAIN;
 use super::slots;
 use crate::sys::identity::MarkedThread;
@@ -46,7 +47,13 @@ pub(crate) struct Recovery {
     /// It takes locks: it is called without the allocator's, so only for objects that the process held, since others
     /// may go meanwhile.
     pub(crate) locks: bool,
+    /// Calls the visitor with each object that unread messages in the object at that offset name, and gives the number
+    /// of messages; `None`: there are never any in it. Under the allocator's lock, so that no run is freed meanwhile.
+    pub(crate) names: Option<Names>,
 }
+
+/// What [`Recovery::names`] does.
+pub(crate) type Names = fn(&Member, u64, &mut dyn FnMut(ObjectName) -> Result<()>) -> Result<u64>;
 
 /// Recovers every slot whose process is gone, as far as nobody is stopped in the middle of the same.
 pub(crate) fn reap(member: &Member) -> Result<()> {
@@ -202,6 +209,7 @@ mod tests {
             },
             wake: |_, _| Ok(()),
             locks: true,
+            names: None,
         }];
         let arena = Arena::found(&RECOVERIES).unwrap();
         let member = &*arena.inner;

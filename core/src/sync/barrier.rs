@@ -214,7 +214,7 @@ impl Barrier {
         self.handle.name()
     }
 
-    /// Its name, for a message: from now on the barrier lives until the tree ends.
+    /// Its name, for bytes that go elsewhere than into a queue: from now on the barrier lives until the tree ends.
     ///
     /// # Errors
     /// `Poisoned` when the arena contradicts itself.
@@ -535,6 +535,7 @@ pub(crate) const RECOVERY: Recovery = Recovery {
     repair: bereave,
     wake,
     locks: false,
+    names: None,
 };
 
 fn wake(member: &Member, offset: u64) -> Result<()> {

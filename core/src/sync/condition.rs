@@ -99,7 +99,7 @@ impl Condition {
         self.handle.name()
     }
 
-    /// Its name, for a message: from now on the condition lives until the tree ends.
+    /// Its name, for bytes that go elsewhere than into a queue: from now on the condition lives until the tree ends.
     ///
     /// # Errors
     /// `Poisoned` when the arena contradicts itself.
@@ -227,6 +227,7 @@ pub(crate) const RECOVERY: Recovery = Recovery {
     repair: forget,
     wake,
     locks: false,
+    names: None,
 };
 
 fn wake(member: &Member, offset: u64) -> Result<()> {

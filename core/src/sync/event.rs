@@ -89,7 +89,7 @@ impl Event {
         self.handle.name()
     }
 
-    /// Its name, for a message: from now on the event lives until the tree ends.
+    /// Its name, for bytes that go elsewhere than into a queue: from now on the event lives until the tree ends.
     ///
     /// # Errors
     /// `Poisoned` when the arena contradicts itself.
@@ -193,6 +193,7 @@ pub(crate) const RECOVERY: Recovery = Recovery {
     repair: |_, _, _| Ok(()),
     wake,
     locks: false,
+    names: None,
 };
 
 fn wake(member: &Member, offset: u64) -> Result<()> {

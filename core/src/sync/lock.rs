@@ -97,7 +97,7 @@ impl Lock {
         self.handle.name()
     }
 
-    /// Its name, for a message: from now on the lock lives until the tree ends.
+    /// Its name, for bytes that go elsewhere than into a queue: from now on the lock lives until the tree ends.
     ///
     /// # Errors
     /// `Poisoned` when the arena contradicts itself.
@@ -287,6 +287,7 @@ pub(crate) const RECOVERY: Recovery = Recovery {
     repair: bereave,
     wake,
     locks: false,
+    names: None,
 };
 
 fn wake(member: &Member, offset: u64) -> Result<()> {

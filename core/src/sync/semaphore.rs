@@ -121,7 +121,7 @@ impl Semaphore {
         self.handle.name()
     }
 
-    /// Its name, for a message: from now on the semaphore lives until the tree ends.
+    /// Its name, for bytes that go elsewhere than into a queue: from now on the semaphore lives until the tree ends.
     ///
     /// # Errors
     /// `Poisoned` when the arena contradicts itself.
@@ -454,6 +454,7 @@ pub(crate) const RECOVERY: Recovery = Recovery {
     repair: give_back,
     wake,
     locks: false,
+    names: None,
 };
 
 fn wake(member: &Member, offset: u64) -> Result<()> {

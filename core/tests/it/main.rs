@@ -12,6 +12,7 @@
 mod attach;
 #[cfg(crash_points)]
 mod bytes;
+mod carried;
 mod child;
 #[cfg(crash_points)]
 mod crash;

@@ -133,15 +133,16 @@ impl Shared {
             }
             Err(error) => return Err((job, error)),
         };
-        let tag = form | value.kind() << 4;
+        let (tag, names) = (form | value.kind() << 4, value.names());
         let sent = value.parts(py, function.head(), |parts| {
             let bytes = parts.iter().map(|part| part.len() as u64).sum();
             let ticket = Ticket { job, index, bytes };
             self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+            let submit = || self.core.submit(ticket, tag, parts, names);
             if bytes <= COPY_ATTACHED_MAX as u64 {
-                self.core.submit(ticket, tag, parts)
+                submit()
             } else {
-                py.detach(|| self.core.submit(ticket, tag, parts))
+                py.detach(submit)
             }
         });
         drop::<Value<'_>>(value);

@@ -7,7 +7,7 @@ use crate::error::raise;
 use crate::tree;
 use crate::value::{self, COPY_ATTACHED_MAX, Source, kind, malformed};
 use procession_core::pool::{Seat, Task, TaskId, WorkerId};
-use procession_core::{Deadline, Error, ObjectName};
+use procession_core::{Carried, Deadline, Error, ObjectName};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -68,15 +68,15 @@ impl WorkerSeat {
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
         let py = slf.py();
-        let only_spawned = || {
-            Err(Error::Misuse {
-                what: "a worker's seat goes to the worker that is being started only",
-            })
-        };
         let seat = &slf.get().seat;
         let mut names = Vec::new();
         for name in seat.names() {
-            names.push(tree::pickled(py, name, only_spawned)?);
+            if !tree::given(py, name)? {
+                return Err(raise(Error::Misuse {
+                    what: "a worker's seat goes to the worker that is being started only",
+                }));
+            }
+            names.push((name.offset, name.serial));
         }
         let open = py.import("procession._core")?.getattr("open_seat")?;
         (open, (seat.worker().0, names)).into_pyobject(py)
@@ -162,37 +162,49 @@ impl WorkerSeat {
         failed: &Bound<'_, PyAny>,
         unsendable: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let error = match outcome {
+        let error: (Bound<'_, PyAny>, Carried) = match outcome {
             Ok(object) => {
                 let sent = value::encode(&object).and_then(|value| {
-                    value.parts(py, &[], |parts| self.send(py, task, value.kind(), parts))
+                    value.parts(py, &[], |parts| {
+                        self.send(py, task, value.kind(), parts, value.names())
+                    })
                 });
                 match sent {
                     Err(error) if error.is_instance_of::<PyException>(py) => {
-                        unsendable.call1((error.into_value(py), object))?
+                        tree::naming(|| unsendable.call1((error.into_value(py), object)))?
                     }
                     sent => return sent,
                 }
             }
             Err(error) if error.is_instance_of::<PyException>(py) => {
-                failed.call1((error.into_value(py),))?
+                tree::naming(|| failed.call1((error.into_value(py),)))?
             }
             Err(error) => return Err(error),
         };
+        let (error, names) = error;
         let (text, pickle): (String, Vec<u8>) = error.extract()?;
         let length = u32::try_from(text.len())
             .map_err(|_| malformed(0))?
             .to_le_bytes();
-        self.send(py, task, kind::RAISED, &[&length, text.as_bytes(), &pickle])
+        let parts: [&[u8]; 3] = [&length, text.as_bytes(), &pickle];
+        self.send(py, task, kind::RAISED, &parts, &names)
     }
 
-    fn send(&self, py: Python<'_>, task: TaskId, tag: u8, parts: &[&[u8]]) -> PyResult<()> {
+    fn send(
+        &self,
+        py: Python<'_>,
+        task: TaskId,
+        tag: u8,
+        parts: &[&[u8]],
+        names: &Carried,
+    ) -> PyResult<()> {
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let answer = || self.seat.answer(task, tag, parts, names);
         loop {
             let sent = if bytes <= COPY_ATTACHED_MAX {
-                self.seat.answer(task, tag, parts)
+                answer()
             } else {
-                py.detach(|| self.seat.answer(task, tag, parts))
+                py.detach(answer)
             };
             match sent {
                 Err(Error::Interrupted) => py.check_signals()?,

@@ -11,7 +11,7 @@ use crate::tree;
 use procession_core::pool::{
     Action, Driver, Failure, LOOK, News, Phase, Refused, Submitted, WorkerId,
 };
-use procession_core::{Deadline, Error as CoreError, ExitStatus, Taken};
+use procession_core::{Carried, Deadline, Error as CoreError, ExitStatus, Taken};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -106,9 +106,15 @@ impl Shared {
     }
 
     /// Submits a task of a job.
-    pub(super) fn submit(&self, job: &Arc<Job>, index: u64, call: &[u8]) -> Result<()> {
+    pub(super) fn submit(
+        &self,
+        job: &Arc<Job>,
+        index: u64,
+        call: &[u8],
+        names: &Carried,
+    ) -> Result<()> {
         let job = job.clone();
-        match self.core.submit(Ticket { job, index }, 0, &[call]) {
+        match self.core.submit(Ticket { job, index }, 0, &[call], names) {
             Submitted::Accepted(_) => Ok(()),
             Submitted::Refused(_, refused) => Err(refusal(refused)),
             Submitted::Failed(_, error) => Err(Error::at("submit a task", error)),
@@ -223,7 +229,7 @@ impl Shared {
             let bytes = buffer
                 .get(Driver::<Ticket, Exit>::START..)
                 .unwrap_or_default();
-            job.put(index, Ok((taken.tag, bytes.into())));
+            job.put(index, Ok((taken.tag, bytes.into(), taken.carried)));
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ pub use result::{AsyncResult, Imap, MapResult};
 use crate::codec;
 use crate::error::{JoinError, Result};
 use crate::function::{Named, Spread, Whole};
+use crate::names;
 use drive::Shared;
 use procession_core::pool::batch;
 use result::Job;
@@ -92,8 +93,8 @@ impl Pool {
         let named = Named::of::<Whole, F, A, R>(function)?;
         let job = Arc::new(Job::gather(1));
         codec::with_buffer(|call| {
-            named.call_one(&argument, call)?;
-            self.shared.submit(&job, 0, call)
+            let names = names::naming(|| named.call_one(&argument, call))?;
+            self.shared.submit(&job, 0, call, &names)
         })?;
         Ok(AsyncResult::new(&self.shared, job))
     }
@@ -172,8 +173,8 @@ impl Pool {
         let job = Arc::new(Job::gather(items.len().div_ceil(size)));
         for (index, chunk) in (0..).zip(items.chunks(size)) {
             codec::with_buffer(|call| {
-                named.call(chunk, call)?;
-                self.shared.submit(&job, index, call)
+                let names = names::naming(|| named.call(chunk, call))?;
+                self.shared.submit(&job, index, call, &names)
             })?;
         }
         Ok(MapResult::new(&self.shared, job))

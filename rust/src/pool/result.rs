@@ -4,8 +4,9 @@ use super::drive::Shared;
 use crate::codec;
 use crate::error::{Error, ErrorKind, JoinError, Result};
 use crate::function::{self, Named};
-use procession_core::Deadline;
+use crate::names;
 use procession_core::pool::batch::{Gather, Stream};
+use procession_core::{Carried, Deadline};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -19,8 +20,8 @@ const WINDOW: usize = 4096;
 /// The same in bytes of their calls: more would only fill pages that a later one could have used while they are warm.
 const WINDOW_BYTES: u64 = 8 << 20;
 
-/// A task's answer: its tag, its bytes.
-type Answer = (u8, Box<[u8]>);
+/// A task's answer: its tag, its bytes, the objects that it names, held until it is decoded.
+type Answer = (u8, Box<[u8]>, Carried);
 
 /// What was asked for together.
 #[derive(Debug)]
@@ -64,8 +65,8 @@ impl Job {
         let ready = match &mut *results {
             Results::Gather(gather) => {
                 // A panic is an error of the job as well, and the first one counts.
-                let end = end.and_then(|(tag, bytes)| match tag {
-                    function::end::RETURNED => Ok((tag, bytes)),
+                let end = end.and_then(|(tag, bytes, carried)| match tag {
+                    function::end::RETURNED => Ok((tag, bytes, carried)),
                     _ => Err(function::failure(tag, &bytes)),
                 });
                 gather
@@ -144,7 +145,7 @@ impl<R> AsyncResult<R> {
     {
         self.pool.drive(&|| self.job.is_ready(), Deadline::NEVER)?;
         let answers = self.job.gathered()?;
-        let (tag, bytes) = answers.first().ok_or_else(nothing)?;
+        let (tag, bytes, _carried) = answers.first().ok_or_else(nothing)?;
         function::value(*tag, bytes)
     }
 
@@ -182,7 +183,7 @@ impl<R> MapResult<R> {
     {
         self.pool.drive(&|| self.job.is_ready(), Deadline::NEVER)?;
         let mut values = Vec::new();
-        for (tag, bytes) in self.job.gathered()? {
+        for (tag, bytes, _carried) in self.job.gathered()? {
             values.append(&mut function::answer(tag, &bytes)?);
         }
         Ok(values)
@@ -256,9 +257,9 @@ where
                 return Ok(());
             };
             codec::with_buffer(|call| {
-                self.named.call_one(&item, call)?;
+                let names = names::naming(|| self.named.call_one(&item, call))?;
                 self.submitted_bytes += call.len() as u64;
-                self.pool.submit(&self.job, self.submitted, call)
+                self.pool.submit(&self.job, self.submitted, call, &names)
             })?;
             self.submitted += 1;
         }
@@ -307,7 +308,7 @@ where
         }
         self.given += 1;
         let answer = self.job.next()?;
-        Some(answer.and_then(|(tag, bytes)| function::value(tag, &bytes)))
+        Some(answer.and_then(|(tag, bytes, _carried)| function::value(tag, &bytes)))
     }
 }
 

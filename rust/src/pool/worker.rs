@@ -58,8 +58,8 @@ fn work(name: SeatName) -> procession_core::Result<()> {
             extent.append_to(&mut input)?;
         }
         let call = input.get(Task::START..).unwrap_or_default();
-        let tag = runner.run(call, &mut output);
-        while let Err(error) = seat.answer(task.id, tag, &[&output]) {
+        let (tag, names) = runner.run(call, &mut output);
+        while let Err(error) = seat.answer(task.id, tag, &[&output], &names) {
             if error != Error::Interrupted {
                 return Err(error);
             }

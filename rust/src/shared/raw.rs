@@ -1,6 +1,7 @@
 //! Values and arrays without a lock.
 
 use crate::error::{Error, Result, retry};
+use crate::names;
 use crate::tree;
 use bytemuck::Pod;
 use procession_core::{Bytes, Memory};
@@ -18,8 +19,8 @@ use std::sync::atomic;
 ///
 /// # Across processes
 /// A value of 1, 2, 4 or 8 bytes is read and written whole; a longer one may be seen half written: use a
-/// [`Value`](super::Value). It goes with its last holder, however that ends; one that was sent through a queue or to a
-/// pool lives until the tree of processes ends.
+/// [`Value`](super::Value). It goes with its last holder, however that ends: a process that has it, or a message
+/// that names it.
 ///
 /// # After fork
 /// The child holds the same value.
@@ -284,13 +285,13 @@ impl<T> fmt::Debug for RawValue<T> {
 
 impl<T> Serialize for RawArray<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        tree::serialize(serializer, self.memory.name(), || self.memory.escape())
+        names::serialize(serializer, self.memory.name(), || self.memory.escape())
     }
 }
 
 impl<'de, T: Pod> Deserialize<'de> for RawArray<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let memory = tree::deserialize(deserializer, Memory::open)?;
+        let memory = names::deserialize(deserializer, Memory::open)?;
         if memory.bytes().len().is_multiple_of(size_of::<T>()) {
             Ok(Self {
                 memory,

@@ -2,6 +2,7 @@
 
 use super::{Lock, LockError, LockGuard};
 use crate::error::{Error, Result, retry};
+use crate::names;
 use crate::tree;
 use procession_core::{Condition as Core, Deadline};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -186,7 +187,7 @@ impl Serialize for Condition {
         struct Name<'a>(&'a Core);
         impl Serialize for Name<'_> {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                tree::serialize(serializer, self.0.name(), || self.0.escape())
+                names::serialize(serializer, self.0.name(), || self.0.escape())
             }
         }
         (&self.lock, Name(&self.core)).serialize(serializer)
@@ -199,7 +200,7 @@ impl<'de> Deserialize<'de> for Condition {
         struct Opened(Core);
         impl<'de> Deserialize<'de> for Opened {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                tree::deserialize(deserializer, Core::open).map(Self)
+                names::deserialize(deserializer, Core::open).map(Self)
             }
         }
         let (lock, Opened(core)) = Deserialize::deserialize(deserializer)?;

@@ -10,7 +10,8 @@ use std::time::Duration;
 /// A lock that processes share. Not recursive.
 ///
 /// A clone is the same lock. It can be sent wherever values go: as an argument of a process or a task, through a
-/// queue; sent through a queue or to a pool it lives until the tree of processes ends.
+/// queue. It is gone with its last holder: a process that has it, or a value that waits in a queue and names it. Encoded
+/// by hand, for what isn't a queue of ours, it lives until the tree of processes ends.
 ///
 /// # Across processes
 /// When its holder dies, the next to acquire it gets it with [`LockError::OwnerDied`], as a poisoned

@@ -19,13 +19,13 @@ macro_rules! sendable {
     ($type:ident, $core:ty) => {
         impl serde::Serialize for $type {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                $crate::tree::serialize(serializer, self.0.name(), || self.0.escape())
+                $crate::names::serialize(serializer, self.0.name(), || self.0.escape())
             }
         }
 
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                $crate::tree::deserialize(deserializer, <$core>::open).map(Self)
+                $crate::names::deserialize(deserializer, <$core>::open).map(Self)
             }
         }
     };

@@ -8,7 +8,7 @@
 mod shared;
 
 use procession_core::shm::Snapshot;
-use procession_core::{Arena, ChildSlot, Claim, Deadline, Lock, ObjectName, Queue};
+use procession_core::{Arena, Carried, ChildSlot, Claim, Deadline, Lock, ObjectName, Queue};
 use shared::Shared;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -69,6 +69,7 @@ impl Target {
         put(&full, 8);
         put(&full, 8);
         closed.close().unwrap();
+        send_names(&arena, &locks[2], [&small, &mixed, &full, &long]);
         let claim = Claim::new(&arena).unwrap();
         die_in(&|| put(&mixed, LARGE));
         die_in(&|| drop(long.get_claiming(&claim, &mut Vec::new(), Deadline::NEVER)));
@@ -130,6 +131,31 @@ impl Target {
         drop(self.place.twin(&twin));
         said(twin.reap());
         twin.leave();
+    }
+}
+
+/// Messages that name objects: of each length, one in a full queue, and a queue that lives in messages alone.
+fn send_names(arena: &Arena, lock: &Lock, queues: [&Queue; 4]) {
+    let name = |objects: &[ObjectName]| {
+        let mut names = Carried::new();
+        for object in objects {
+            names.add(arena, *object).unwrap();
+        }
+        names
+    };
+    let put = |queue: &Queue, length, names: &Carried| {
+        let body = vec![FILL; length];
+        queue
+            .put_naming(4, &[&body], names, Deadline::now())
+            .unwrap();
+    };
+    let alone = Queue::new(arena, None).unwrap();
+    let itself = name(&[alone.name()]);
+    put(&alone, 40, &itself);
+    put(queues[0], 40, &itself);
+    let names = name(&[lock.name(), queues[0].name(), queues[1].name()]);
+    for (queue, length) in queues.into_iter().zip([40, LARGE, 8, 40]) {
+        put(queue, length, &names);
     }
 }
 

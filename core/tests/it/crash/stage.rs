@@ -4,7 +4,7 @@ use super::ledger::{Ledger, Note, On, Who};
 use crate::child::until;
 use crate::scene::{Sync, body, number_of};
 use procession_core::{
-    Acquired, Arena, ChildSlot, Claim, Deadline, Error, Lock, Put, Queue, Result, Taken,
+    Acquired, Arena, Carried, ChildSlot, Claim, Deadline, Error, Lock, Put, Queue, Result, Taken,
 };
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,6 +105,22 @@ impl Stage {
         self.noted_put(who, on, number, put == Some(Put::Stored))
     }
 
+    /// Puts a message that names a lock, which nobody else holds, and the queue itself.
+    pub(crate) fn put_naming(&self, who: Who, on: On, length: usize) -> bool {
+        let number = self.ledger.next_number(who);
+        let bytes = body(number, length);
+        let queue = self.on(on);
+        let lock = again(|| Lock::new(&self.arena));
+        let mut names = Carried::new();
+        for name in [lock.name(), queue.name()] {
+            names.add(&self.arena, name).unwrap();
+        }
+        drop(lock);
+        let put = || queue.put_naming(0, &[&bytes], &names, Deadline::NEVER);
+        let put = again(|| closed_is_none(put()));
+        self.noted_put(who, on, number, put == Some(Put::Stored))
+    }
+
     pub(crate) fn try_put(&self, who: Who, on: On) -> bool {
         let number = self.ledger.next_number(who);
         let put = self.on(on).try_put(0, &[&body(number, SMALL)]);
@@ -152,6 +168,14 @@ impl Stage {
                 .map_or(Ok(()), |it| it.append_to(&mut bytes))
                 .unwrap();
             self.ledger.note(who, on, true, number_of(&bytes));
+            match taken.carried.names() {
+                [] => {}
+                [lock, queue] => {
+                    drop(again(|| Lock::open(&self.arena, *lock)));
+                    drop(again(|| Queue::open(&self.arena, *queue)));
+                }
+                some => panic!("what a message names is gone, but for {some:?}"),
+            }
         }
         self.ledger.set_getting(who, false);
         is_taken

@@ -11,7 +11,8 @@ use operations::LARGE;
 use pool::Pool;
 use procession_core::shm::Snapshot;
 use procession_core::{
-    Acquired, Arena, ChildSlot, Claim, Deadline, Error, Lock, Memory, ObjectName, Put, Queue,
+    Acquired, Arena, Carried, ChildSlot, Claim, Deadline, Error, Lock, Memory, ObjectName, Put,
+    Queue,
 };
 use std::time::Duration;
 pub(crate) use sync::Sync;
@@ -164,6 +165,25 @@ impl Scene {
 
     fn pool(&self) -> &Pool {
         self.pool.as_ref().expect("a pool")
+    }
+
+    /// Puts a message that names a lock which nobody else holds.
+    fn put_lock(&self, queue: &Queue, number: u64, length: usize) {
+        let lock = Lock::new(&self.arena).unwrap();
+        let mut names = Carried::new();
+        names.add(&self.arena, lock.name()).unwrap();
+        let bytes = body(number, length);
+        let parts: Vec<&[u8]> = bytes.chunks(PART).collect();
+        let put = queue.put_naming(0, &parts, &names, soon());
+        assert_eq!(put, Ok(Put::Stored));
+    }
+
+    /// Puts two messages, each of which names a lock of its own.
+    fn name_locks(&mut self, length: usize) {
+        for number in [1, 2] {
+            self.put_lock(&self.queue, number, length);
+            self.messages.push(number);
+        }
     }
 
     /// Gets the first message.

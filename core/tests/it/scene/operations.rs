@@ -4,7 +4,7 @@ use super::pool::Pool;
 use super::sync::Sync;
 use super::{NEW, Place, Scene, body, number_of, put_numbered};
 use crate::child::fork;
-use procession_core::{Acquired, Arena, Deadline, Lock, Memory, Queue};
+use procession_core::{Acquired, Arena, Carried, Deadline, Lock, Memory, Queue};
 use std::os::fd::{AsFd, IntoRawFd};
 
 /// What an operation may do if it dies in it.
@@ -135,6 +135,63 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         effect: Effect::Claims,
         lengths: &[LARGE, SMALL],
         run: |s| get_claiming(s, 0),
+        ..PLAIN
+    },
+    Operation {
+        name: "put, naming",
+        effect: Effect::Puts,
+        lengths: &[SMALL],
+        run: |s| s.put_lock(&s.queue, NEW, SMALL),
+        ..PLAIN
+    },
+    Operation {
+        name: "put, naming in a large one",
+        effect: Effect::Puts,
+        lengths: &[SMALL],
+        run: |s| s.put_lock(&s.queue, NEW, LARGE),
+        ..PLAIN
+    },
+    Operation {
+        name: "get, naming",
+        effect: Effect::Gets,
+        before: |s| s.name_locks(SMALL),
+        run: get_naming,
+        ..PLAIN
+    },
+    Operation {
+        name: "get, naming in a large one",
+        effect: Effect::Gets,
+        before: |s| s.name_locks(LARGE),
+        run: get_naming,
+        ..PLAIN
+    },
+    Operation {
+        name: "let go of the last, traced",
+        before: |s| {
+            let other = Queue::new(&s.arena, None).unwrap();
+            s.put_lock(&other, 1, SMALL);
+            s.put_lock(&other, 2, SMALL);
+            s.others.push(other);
+        },
+        run: |s| {
+            drop(s.others[0].get(Deadline::now()).unwrap().unwrap());
+            s.arena.reap().unwrap();
+        },
+        ..PLAIN
+    },
+    Operation {
+        name: "drop a queue that is in itself, traced",
+        run: |s| {
+            let queue = Queue::new(&s.arena, None).unwrap();
+            let mut names = Carried::new();
+            names.add(&s.arena, queue.name()).unwrap();
+            s.put_lock(&queue, 1, SMALL);
+            queue
+                .put_naming(0, &[b"itself"], &names, Deadline::NEVER)
+                .unwrap();
+            drop((names, queue));
+            s.arena.reap().unwrap();
+        },
         ..PLAIN
     },
     Operation {
@@ -356,6 +413,12 @@ fn get(scene: &Scene) {
     let got = scene.queue.get(Deadline::now()).unwrap().unwrap();
     // The rest of it is looked at where that isn't stepped.
     assert_eq!(number_of(&got.bytes[..8]), scene.messages[0]);
+}
+
+fn get_naming(scene: &Scene) {
+    let got = scene.queue.get(Deadline::now()).unwrap().unwrap();
+    assert_eq!(number_of(&got.bytes[..8]), scene.messages[0]);
+    assert_eq!(got.carried.names().len(), 1);
 }
 
 fn get_claiming(scene: &Scene, bytes: usize) {

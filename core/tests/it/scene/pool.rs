@@ -2,7 +2,7 @@
 
 use super::{body, number_of};
 use procession_core::pool::{Action, Driver, Failure, News, Seat, Submitted, Task, WorkerId};
-use procession_core::{Arena, Deadline};
+use procession_core::{Arena, Carried, Deadline};
 
 const SMALL: usize = 24;
 /// Tasks that were submitted before.
@@ -34,7 +34,8 @@ impl Pool {
     }
 
     pub(super) fn submit(&self, number: u64) {
-        let submitted = self.driver.submit(number, 0, &[&body(number, SMALL)]);
+        let (body, names) = (body(number, SMALL), Carried::new());
+        let submitted = self.driver.submit(number, 0, &[&body], &names);
         assert!(matches!(submitted, Submitted::Accepted(_)), "{submitted:?}");
     }
 
@@ -124,6 +125,7 @@ fn answer_one(seat: &Seat) -> bool {
     let Some(task) = seat.take(&mut buffer, Deadline::now()).unwrap() else {
         return false;
     };
-    seat.answer(task.id, 0, &[&buffer[Task::START..]]).unwrap();
+    let answer = &buffer[Task::START..];
+    seat.answer(task.id, 0, &[answer], &task.carried).unwrap();
     true
 }

@@ -3,7 +3,8 @@
 use super::oracle::{Fate, Oracle};
 use super::world::{Name, World};
 use procession_core::{
-    Acquired, Arena, ChildSlot, Claim, Deadline, Error, Lock, ObjectName, Put, Queue, Result,
+    Acquired, Arena, Carried, ChildSlot, Claim, Deadline, Error, Lock, ObjectName, Put, Queue,
+    Result,
 };
 use std::cell::RefCell;
 use std::os::fd::{IntoRawFd, OwnedFd};
@@ -64,8 +65,8 @@ struct Actor {
     claim: Claim,
     /// Places of children that may not have come yet.
     places: Vec<ChildSlot>,
-    /// Queues of its own, with their accounts.
-    own: Vec<(Queue, usize)>,
+    /// Queues of its own, or that it was sent, with their accounts.
+    own: RefCell<Vec<(Queue, usize)>>,
     /// The lock that it has.
     held: Option<usize>,
 }
@@ -147,7 +148,7 @@ impl Actor {
             name,
             arena,
             places: Vec::new(),
-            own: Vec::new(),
+            own: RefCell::default(),
             held: None,
         };
         let steps = 1 + actor.below(actor.common.length);
@@ -178,7 +179,7 @@ impl Actor {
             10..20 => self.get_one(),
             20..25 => self.lock(),
             25 => self.make(),
-            26 => drop(self.own.pop()),
+            26 => drop(self.own.get_mut().pop()),
             27 => self.visit(),
             28 => match start_child(&self.common, &self.arena) {
                 Ok(place) => self.places.extend(place),
@@ -255,11 +256,23 @@ impl Actor {
     }
 
     fn put(&self, queue: &Queue, account: usize, length: u64, timeout: Option<u64>) {
+        let names = self.names();
+        self.put_naming(queue, account, length, &names, timeout);
+    }
+
+    fn put_naming(
+        &self,
+        queue: &Queue,
+        account: usize,
+        length: u64,
+        names: &Carried,
+        timeout: Option<u64>,
+    ) {
         let oracle = &self.common.oracle;
         let number = oracle.puts(account, self.name);
         let bytes = body(number, length);
         let parts: [&[u8]; 2] = [&bytes[..8], &bytes[8..]];
-        if self.below(4) == 0 {
+        if names.is_empty() && self.below(4) == 0 {
             match queue.try_put(0, &parts) {
                 Ok(true) => return oracle.has_put(account, number, Fate::Stored),
                 Ok(false) => {}
@@ -270,7 +283,7 @@ impl Actor {
             }
         }
         let put = self.timed(timeout, Waits::Room(account), |deadline| {
-            queue.put(0, &parts, deadline)
+            queue.put_naming(0, &parts, names, deadline)
         });
         let fate = match put {
             Ok(Put::Stored) => Fate::Stored,
@@ -282,6 +295,73 @@ impl Actor {
             Err(error) => panic!("put: {error:?}"),
         };
         oracle.has_put(account, number, fate);
+    }
+
+    /// What a message is to name: nothing, or objects that others have, or that nobody will have but the message.
+    fn names(&self) -> Carried {
+        let mut names = Carried::new();
+        if self.below(6) > 0 {
+            return names;
+        }
+        for _ in 0..=self.below(2) {
+            let mut add = |name| names.add(&self.arena, name).unwrap();
+            match self.below(4) {
+                0 => add(self.queues[self.pick(self.queues.len())].name()),
+                1 => (self.own.borrow().last().map(|(queue, _)| queue.name()))
+                    .into_iter()
+                    .for_each(add),
+                2 => add(self.new_queue().name()),
+                _ => add(self.new_lock().name()),
+            }
+        }
+        names
+    }
+
+    fn new_lock(&self) -> Lock {
+        again(|| Lock::new(&self.arena)).unwrap()
+    }
+
+    /// A queue in which there is a lock, and perhaps the queue itself.
+    fn new_queue(&self) -> Queue {
+        let account = self.common.oracle.new_queue(false);
+        let queue = again(|| Queue::new(&self.arena, None)).unwrap();
+        self.common.board.borrow_mut().push((queue.name(), account));
+        let mut names = Carried::new();
+        let lock = self.new_lock();
+        names.add(&self.arena, lock.name()).unwrap();
+        if self.below(2) == 0 {
+            names.add(&self.arena, queue.name()).unwrap();
+        }
+        self.put_naming(&queue, account, self.length(), &names, Some(0));
+        queue
+    }
+
+    /// Whatever a message names that was got is there, and may be passed on, or kept.
+    fn open(&self, carried: &Carried) {
+        for name in carried.names() {
+            if self.common.queues.contains(name) {
+                continue;
+            }
+            let board = self.common.board.borrow();
+            let account = board.iter().find(|(known, _)| known == name);
+            let account = account.map(|(_, account)| *account);
+            drop(board);
+            let Some(account) = account else {
+                let lock = again(|| Lock::open(&self.arena, *name)).expect("a lock in a message");
+                let acquired = again(|| lock.acquire(Deadline::NEVER)).unwrap();
+                assert_ne!(acquired, Acquired::TimedOut);
+                lock.release().unwrap();
+                continue;
+            };
+            let queue = again(|| Queue::open(&self.arena, *name)).expect("a queue in a message");
+            if self.below(2) == 0 {
+                self.own.borrow_mut().push((queue, account));
+            }
+        }
+        if !carried.is_empty() && self.below(3) == 0 {
+            let queue = self.pick(self.queues.len());
+            self.put_naming(&self.queues[queue], queue, 8, carried, Some(0));
+        }
     }
 
     fn get_one(&self) {
@@ -302,7 +382,8 @@ impl Actor {
                     if let Some(extent) = taken.extent {
                         extent.append_to(&mut buffer).unwrap();
                     }
-                    return oracle.has_got(account, get, Some(number_of(&buffer)));
+                    oracle.has_got(account, get, Some(number_of(&buffer)));
+                    return self.open(&taken.carried);
                 }
                 Err(Error::Closed { .. }) => return oracle.has_got(account, get, None),
                 Err(error) => panic!("try_get: {error:?}"),
@@ -326,6 +407,7 @@ impl Actor {
                 if way == 0 {
                     assert_eq!(self.claim.value(), Ok(number));
                 }
+                self.open(&taken.carried);
             }
             Ok(None) => {
                 assert!(timeout.is_some(), "a get without a deadline gave up");
@@ -389,7 +471,7 @@ impl Actor {
         let queue = again(|| Queue::new(&self.arena, None)).unwrap();
         self.put(&queue, account, self.length(), Some(0));
         self.common.board.borrow_mut().push((queue.name(), account));
-        self.own.push((queue, account));
+        self.own.get_mut().push((queue, account));
     }
 
     /// Uses an object of another's, whose name it has heard.
@@ -404,7 +486,7 @@ impl Actor {
                 self.put(&queue, account, self.length(), Some(0));
                 self.get(&queue, account, Some(0));
                 if self.below(2) == 0 {
-                    self.own.push((queue, account));
+                    self.own.get_mut().push((queue, account));
                 }
             }
             // Its place may be another object's by now, or part of one.

@@ -4,7 +4,7 @@ use super::roles::{length, message, number_of};
 use super::{again, assert_ended, kill, start};
 use crate::child::Random;
 use procession_core::pool::{Action, Driver, Failure, News, Seat, Submitted, WorkerId};
-use procession_core::{Arena, Deadline, Error, Taken};
+use procession_core::{Arena, Carried, Deadline, Error, Taken};
 use std::collections::{BTreeMap, BTreeSet};
 
 const WORKERS: u32 = 2;
@@ -137,7 +137,7 @@ impl Pool {
         let number = self.told.tasks;
         let body = message(number, length(&mut self.random));
         self.open.insert(number);
-        let submitted = self.driver.submit(number, 1, &[&body]);
+        let submitted = self.driver.submit(number, 1, &[&body], &Carried::new());
         assert!(matches!(submitted, Submitted::Accepted(_)), "{submitted:?}");
     }
 
@@ -231,7 +231,7 @@ fn serve(seat: &Seat, share: u64, arena: &Arena) {
         }
         let body = &buffer[procession_core::pool::Task::START..];
         number_of(body);
-        again(|| seat.answer(task.id, tag, &[body]));
+        again(|| seat.answer(task.id, tag, &[body], &task.carried));
     }
     again(|| seat.retire());
     arena.leave();

@@ -6,11 +6,11 @@ use super::{
     Act, Companion, H, NEVER, NOW, Role, Stage, V, act, drain, fill, make_and_drop,
     make_fill_and_drop, nothing,
 };
-use procession_core::{Arena, Error, Lock, Memory, Queue};
+use procession_core::{Arena, Carried, Error, Lock, Memory, Queue};
 
 /// All of them.
 pub(super) fn acts() -> Vec<Act> {
-    [puts(), gets(), locks(), objects(), ends()].concat()
+    [puts(), gets(), naming(), locks(), objects(), ends()].concat()
 }
 
 fn alone(name: &str, before: fn(&mut Stage), run: fn(&Stage)) -> Act {
@@ -142,6 +142,65 @@ fn gets() -> Vec<Act> {
             },
         ),
     ]
+}
+
+/// With messages that name objects.
+fn naming() -> Vec<Act> {
+    vec![
+        alone(
+            "put, naming",
+            |s| fill(s, &[SMALL]),
+            |s| {
+                s.put_naming(V, On::Queue, SMALL);
+            },
+        ),
+        alone("put, naming, large", nothing, |s| {
+            s.put_naming(V, On::Queue, LARGE);
+        }),
+        alone(
+            "get, naming",
+            |s| fill_naming(s, &[SMALL, LARGE]),
+            |s| drain(s, V, 2),
+        ),
+        alone(
+            "get at once, naming",
+            |s| fill_naming(s, &[SMALL]),
+            |s| {
+                s.try_get(V, On::Queue);
+            },
+        ),
+        alone(
+            "get, claiming, naming",
+            |s| fill_naming(s, &[SMALL]),
+            |s| {
+                s.get_claiming(V, NOW());
+            },
+        ),
+        alone("make a queue that is in itself and drop it", nothing, |s| {
+            let queue = again(|| Queue::new(&s.arena, None));
+            put_into_itself(s, &queue);
+        }),
+        alone("drop a queue in which objects are", nothing, |s| {
+            let [queue, inner] = [(); 2].map(|()| again(|| Queue::new(&s.arena, None)));
+            put_into_itself(s, &inner);
+            let mut names = Carried::new();
+            names.add(&s.arena, inner.name()).unwrap();
+            drop(inner);
+            again(|| queue.put_naming(0, &[b"inner"], &names, NEVER));
+        }),
+    ]
+}
+
+fn fill_naming(stage: &Stage, lengths: &[usize]) {
+    for length in lengths {
+        stage.put_naming(H, On::Queue, *length);
+    }
+}
+
+fn put_into_itself(stage: &Stage, queue: &Queue) {
+    let mut names = Carried::new();
+    names.add(&stage.arena, queue.name()).unwrap();
+    again(|| queue.put_naming(0, &[b"itself"], &names, NEVER));
 }
 
 /// With the lock.

@@ -159,7 +159,7 @@ fn at_the_end_of_a_segment(stage: &mut Stage) {
 /// The same acts as alone, while a neighbour works on the same objects; those that only the harness' own arena sees
 /// would see no neighbour.
 pub(super) fn neighbours(alone: &[Act]) -> Vec<Act> {
-    const THESE: [&str; 14] = [
+    const THESE: [&str; 16] = [
         "put",
         "put, at once",
         "put, large",
@@ -169,6 +169,8 @@ pub(super) fn neighbours(alone: &[Act]) -> Vec<Act> {
         "get, large",
         "get, claiming",
         "get, over a segment's end",
+        "put, naming",
+        "get, naming",
         "acquire and release",
         "put and get in the lock",
         "make, fill and drop a queue",
