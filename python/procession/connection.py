@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 
-from . import _unbuilt, reduction
+from . import _core, _unbuilt, reduction
 from .context import AuthenticationError, BufferTooShort  # noqa: F401
 from .reduction import ForkingPickler as _ForkingPickler
 
@@ -116,7 +116,7 @@ class _ConnectionBase:
     def send(self, obj):
         """Sends an object."""
         self._check_writable()
-        self._send_bytes(_ForkingPickler.dumps(obj))
+        _core.send_pickled(obj, _ForkingPickler.dumps, self._send_bytes)
 
     def recv_bytes(self, maxlength=None):
         """Receives a message as bytes; an OSError ends the connection if it has more than `maxlength`."""

@@ -8,6 +8,7 @@ mod blocking;
 mod entry;
 mod error;
 mod memory;
+mod parcel;
 mod pickle;
 mod plain;
 mod pool;
@@ -46,6 +47,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(sync::open_primitive, module)?)?;
     module.add_function(wrap_pyfunction!(queue::open_queue, module)?)?;
     module.add_function(wrap_pyfunction!(memory::open_memory, module)?)?;
+    module.add_function(wrap_pyfunction!(parcel::open_parcel, module)?)?;
+    module.add_function(wrap_pyfunction!(parcel::send_pickled, module)?)?;
     module.add_function(wrap_pyfunction!(shared::open_shared, module)?)?;
     module.add_function(wrap_pyfunction!(shared::store, module)?)?;
     module.add_function(wrap_pyfunction!(pool::open_seat, module)?)?;

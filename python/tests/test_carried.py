@@ -143,6 +143,34 @@ class Queues(CarriedCase):
             self.assertEqual(objects(), before + number + 1)
 
 
+    def test_pipes(self):
+        before = objects()
+        reader, writer = self.context.Pipe(False)
+        for number in range(3):
+            writer.send({number: [self.context.Lock(), self.context.Queue(), self.context.Array('i', 3)]})
+        waiting = objects()
+        self.assertGreater(waiting, before + 9)
+        for number in range(3):
+            lock, queue, array = reader.recv()[number]
+            queue.put(use(lock))
+            use(queue.get())
+            self.assertEqual(array[:], [0, 0, 0])
+        del lock, queue, array
+        self.assertEqual(objects(), before)
+        reader.close()
+        self.assertRaises(OSError, writer.send, self.context.Lock())
+        self.assertEqual(objects(), before)
+
+    def test_a_message_is_taken_out_of_a_pipe_once(self):
+        before = objects()
+        reader, writer = self.context.Pipe(False)
+        writer.send(self.context.Lock())
+        text = reader.recv_bytes()
+        use(pickle.loads(text))
+        self.assertRaisesRegex(ValueError, 'unpickled before', pickle.loads, text)
+        self.assertEqual(objects(), before)
+
+
 class Processes(CarriedCase):
     """Arguments, messages, tasks and answers, there and back."""
 
@@ -161,6 +189,22 @@ class Processes(CarriedCase):
         # Three wait still.
         self.assert_objects(before + 2 + 3)
         del there, back, child
+        self.assert_objects(before)
+
+    def test_a_child_passes_things_through_pipes(self):
+        before = objects()
+        ours, theirs = self.context.Pipe()
+        child = self.start(echo, theirs)
+        theirs.close()
+        for _ in range(5):
+            ours.send(make(self.context, 2))
+            for lock in ours.recv():
+                use(lock)
+        ours.send(None)
+        child.join()
+        self.assertEqual(child.exitcode, 0)
+        child.close()
+        del lock, child
         self.assert_objects(before)
 
     def test_pools(self):
@@ -188,6 +232,11 @@ class Processes(CarriedCase):
             unheard = pool.apply_async(use, (self.context.Lock(),))
         del unheard, pool
         self.assert_objects(before)
+
+
+def echo(connection):
+    while locks := connection.recv():
+        connection.send([use(one) for one in locks])
 
 
 def pass_on(there, back, lock):

@@ -96,13 +96,24 @@ impl Queue {
         self.handle.name()
     }
 
-    /// Its name, for bytes that go elsewhere than into a queue: from now on the queue lives until the tree ends.
+    /// Its name, for bytes that go elsewhere than into a queue: from now on the queue lives until the tree ends, or
+    /// [`recapture`](Self::recapture).
     ///
     /// # Errors
     /// `Poisoned` when the arena contradicts itself.
     pub fn escape(&self) -> Result<ObjectName> {
         self.handle.escape()?;
         Ok(self.handle.name())
+    }
+
+    /// Takes [`escape`](Self::escape) back, by whoever has received those bytes, or couldn't send them: from now on the
+    /// queue goes with its last holder again.
+    ///
+    /// # Errors
+    /// `Poisoned` when the arena contradicts itself.
+    pub fn recapture(&self) -> Result<()> {
+        self.handle.member().sound()?;
+        self.handle.recapture()
     }
 
     /// Messages that were put and not got, at this moment.

@@ -120,6 +120,12 @@ impl<T: Shared> Handle<T> {
         self.header()?.escaped.store(1, Release);
         Ok(())
     }
+
+    /// Takes that back: the name came back from there, and nobody else has it.
+    pub(crate) fn recapture(&self) -> Result<()> {
+        self.header()?.escaped.store(0, Release);
+        Ok(())
+    }
 }
 
 impl<T> Handle<T> {

@@ -192,6 +192,8 @@ fn use_queue(arena: &Arena, name: ObjectName, claim: Option<&Claim>) {
     let Some(queue) = said(Queue::open(arena, name)) else {
         return;
     };
+    said(queue.escape());
+    said(queue.recapture());
     said(queue.len());
     said(queue.is_empty());
     said(queue.capacity());

@@ -269,6 +269,15 @@ fn objects() -> Vec<Act> {
                 again(|| Lock::new(&s.arena)).escape().unwrap();
             },
         ),
+        alone(
+            "let a name escape, and take it back",
+            |s| s.escapes = 1,
+            |s| {
+                let queue = again(|| Queue::new(&s.arena, None));
+                queue.escape().unwrap();
+                queue.recapture().unwrap();
+            },
+        ),
     ]
 }
 
