@@ -22,8 +22,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 use stepper::{Stepper, Who};
 
-/// So many states of each operation have their recovery stepped.
-const RECOVERIES: usize = 2;
+/// So many states of each operation have their recovery stepped, unless RECOVERIES says otherwise.
+const RECOVERIES: u64 = 1;
 /// A replay begins so many instructions before the one that it is given: their numbers vary a little from run to run.
 const BEFORE: u64 = 500;
 /// Kills for real come within so many instructions.
@@ -41,6 +41,8 @@ struct Plan {
     recovery: Option<u64>,
     /// Chooses the states whose recovery is stepped.
     seed: u64,
+    /// How many those are, of each operation.
+    recoveries: usize,
 }
 
 /// A state whose recovery is to be stepped: the instruction, the bytes, and what must be found there ever after.
@@ -116,6 +118,7 @@ impl Plan {
             step: number("STEP").unwrap_or(0).saturating_sub(BEFORE),
             recovery: number("RECOVERY"),
             seed: number("SEED").unwrap_or(7),
+            recoveries: index(number("RECOVERIES").unwrap_or(RECOVERIES)),
         }
     }
 
@@ -167,7 +170,7 @@ impl Plan {
                 kept.clear();
             }
             // Each state is as likely to be kept as any other; in a replay it's the last.
-            if kept.len() < RECOVERIES {
+            if kept.len() < self.recoveries {
                 kept.push((at, stepper.snapshot(), found));
             } else if let Some(old) = kept.get_mut(nth) {
                 *old = (at, stepper.snapshot(), found);
