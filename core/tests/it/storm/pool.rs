@@ -105,7 +105,12 @@ impl Pool {
             assert_eq!(unsafe { libc::waitpid(*pid, &raw mut status, 0) }, *pid);
             assert!(self.ended(*pid, status));
         }
+        // Nobody is left who could be at a repair.
         self.work(Deadline::now());
+        while self.driver.note_ends([]) {
+            std::thread::yield_now();
+            self.work(Deadline::now());
+        }
         pids.len() as u64
     }
 
