@@ -91,7 +91,7 @@ fn a_notification_passes_over_the_dead() {
 const SPARE: usize = 420;
 
 /// Steps of one who waits, up to its sleep: it takes the lock, comes, frees the lock, and says that it sleeps.
-const ASLEEP: u64 = 8;
+const ASLEEP: u64 = 7;
 
 /// One of two who wait dies before each of its steps; things for both come at once: the other one gets its own, whatever
 /// the dead one was told.
