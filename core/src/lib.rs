@@ -22,7 +22,7 @@ pub use deadline::Deadline;
 pub use error::{Error, Result};
 pub use process::{Child, ExitStatus, Spec};
 pub use queue::{Claim, Extent, Message, Put, Queue, Taken};
-pub use shm::{Arena, Bytes, Carried, Census, ChildSlot, Memory, NamedMemory, ObjectName};
+pub use shm::{Arena, Bytes, Carried, Census, ChildSlot, Memory, NamedMemory, Naming, ObjectName};
 pub use sync::{
     Acquired, Barrier, Condition, Event, Lock, PERMITS_MAX, Party, Passed, Permit, RLock,
     Semaphore, Waiting,

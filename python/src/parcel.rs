@@ -6,7 +6,7 @@
 
 use crate::error::raise;
 use crate::{blocking, tree};
-use procession_core::{Carried, Deadline, Error, ObjectName, Queue};
+use procession_core::{Carried, Deadline, Error, Naming, ObjectName, Queue};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -48,7 +48,7 @@ pub(crate) fn send_pickled<'py>(
     dumps: &Bound<'py, PyAny>,
     send_bytes: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (pickle, names) = tree::naming(|| dumps.call1((obj,)))?;
+    let (pickle, names) = Naming::during(|| dumps.call1((obj,)))?;
     if names.is_empty() {
         return send_bytes.call1((pickle,));
     }

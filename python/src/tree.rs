@@ -2,23 +2,15 @@
 
 use crate::blocking;
 use crate::error::raise;
-use procession_core::{Arena, Carried, Error, ObjectName};
+use procession_core::{Arena, Error, Naming, ObjectName};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 static ARENA: OnceLock<Arena> = OnceLock::new();
 static MAKING: Mutex<()> = Mutex::new(());
-
-thread_local! {
-    /// While a message is pickled: how many objects it has named so far.
-    static NAMES: Cell<Option<usize>> = const { Cell::new(None) };
-    /// What the message that is pickled names, behind what those name within which it is.
-    static NAMED: RefCell<Carried> = const { RefCell::new(Carried::new()) };
-}
 
 /// The tree's arena; made at the first call in a process that was not started by another one of ours.
 pub(crate) fn arena() -> PyResult<&'static Arena> {
@@ -142,45 +134,6 @@ pub(crate) fn census(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(counts)
 }
 
-/// A message is being pickled, until this is dropped.
-struct Pickling {
-    /// What was being pickled before.
-    outer: Option<usize>,
-}
-
-impl Pickling {
-    fn begin() -> Self {
-        let outer = NAMES.replace(Some(0));
-        Self { outer }
-    }
-
-    /// The objects that it has named.
-    fn take(&self) -> Carried {
-        match NAMES.replace(Some(0)) {
-            None | Some(0) => Carried::new(),
-            Some(names) => NAMED.with_borrow_mut(|named| {
-                let before = named.names().len().saturating_sub(names);
-                named.split_off(before)
-            }),
-        }
-    }
-}
-
-impl Drop for Pickling {
-    fn drop(&mut self) {
-        // What a pickle that failed has left.
-        drop(self.take());
-        NAMES.set(self.outer);
-    }
-}
-
-/// Pickles a message for a queue, and gives the objects that it names: held, until the queue has it.
-pub(crate) fn naming<R>(pickle: impl FnOnce() -> PyResult<R>) -> PyResult<(R, Carried)> {
-    let pickling = Pickling::begin();
-    let pickled = pickle()?;
-    Ok((pickled, pickling.take()))
-}
-
 /// The name under which an object goes into a pickle. While a child is being spawned its place holds it, and within a
 /// message for a queue the message will hold it; both, if one is pickled while the other is. Any other pickle may go
 /// where nobody can see it, so the object lives on without a holder.
@@ -190,13 +143,7 @@ pub(crate) fn pickled(
     escape: impl FnOnce() -> procession_core::Result<ObjectName>,
 ) -> PyResult<(u64, u64)> {
     let given = given(py, name)?;
-    if let Some(names) = NAMES.get() {
-        let arena = arena()?;
-        NAMED
-            .with_borrow_mut(|named| named.add(arena, name))
-            .map_err(raise)?;
-        NAMES.set(Some(names + 1));
-    } else if !given {
+    if !Naming::add(arena()?, name).map_err(raise)? && !given {
         escape().map_err(raise)?;
     }
     Ok((name.offset, name.serial))

@@ -1,8 +1,8 @@
 //! Values in messages: as a pickle, or, the commonest, as themselves.
 
 use crate::error::raise;
-use crate::{pickle, plain, tree};
-use procession_core::{Carried, Error, Extent};
+use crate::{pickle, plain};
+use procession_core::{Carried, Error, Extent, Naming};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
 use std::cell::Cell;
@@ -85,7 +85,7 @@ pub(crate) fn encode<'py>(object: &Bound<'py, PyAny>) -> PyResult<Value<'py>> {
             return Ok(Value::Plain(scratch));
         }
     }
-    let (pieces, names) = tree::naming(|| pickle::dumps(object.py(), object))?;
+    let (pieces, names) = Naming::during(|| pickle::dumps(object.py(), object))?;
     Ok(Value::Pickle(pieces, names))
 }
 

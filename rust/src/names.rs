@@ -2,55 +2,13 @@
 
 use crate::error::{Result, retry};
 use crate::tree::arena;
-use procession_core::{Arena, Carried, ObjectName};
+use procession_core::{Arena, Carried, Naming, ObjectName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
-use std::cell::{Cell, RefCell};
-
-thread_local! {
-    /// While a message is encoded: how many objects it has named so far. Beside `NAMED`, since this one costs nothing.
-    static NAMES: Cell<Option<usize>> = const { Cell::new(None) };
-    /// What the message that is encoded names, behind what those name inside which it is.
-    static NAMED: RefCell<Carried> = const { RefCell::new(Carried::new()) };
-}
-
-/// A message is being encoded, until this is dropped.
-struct Encoding {
-    /// What was being encoded before.
-    outer: Option<usize>,
-}
-
-impl Encoding {
-    fn begin() -> Self {
-        let outer = NAMES.replace(Some(0));
-        Self { outer }
-    }
-
-    /// The objects that it has named.
-    fn take(&self) -> Carried {
-        match NAMES.replace(Some(0)) {
-            None | Some(0) => Carried::new(),
-            Some(names) => NAMED.with_borrow_mut(|named| {
-                let before = named.names().len().saturating_sub(names);
-                named.split_off(before)
-            }),
-        }
-    }
-}
-
-impl Drop for Encoding {
-    fn drop(&mut self) {
-        // What a failed or panicking encoder left.
-        drop(self.take());
-        NAMES.set(self.outer);
-    }
-}
 
 /// Encodes a message for a queue, and gives the objects that it names: held, until the queue has it.
 #[inline]
 pub(crate) fn naming<E>(encode: impl FnOnce() -> Result<(), E>) -> Result<Carried, E> {
-    let encoding = Encoding::begin();
-    encode()?;
-    Ok(encoding.take())
+    Naming::during(encode).map(|((), names)| names)
 }
 
 /// Encodes an object as its name. Within a message for a queue the message will hold it; anything else may go where
@@ -60,13 +18,8 @@ pub(crate) fn serialize<S: Serializer>(
     name: ObjectName,
     escape: impl FnOnce() -> procession_core::Result<ObjectName>,
 ) -> Result<S::Ok, S::Error> {
-    if let Some(names) = NAMES.get() {
-        let arena = arena().map_err(ser::Error::custom)?;
-        NAMED
-            .with_borrow_mut(|named| named.add(arena, name))
-            .map_err(ser::Error::custom)?;
-        NAMES.set(Some(names + 1));
-    } else {
+    let arena = arena().map_err(ser::Error::custom)?;
+    if !Naming::add(arena, name).map_err(ser::Error::custom)? {
         escape().map_err(ser::Error::custom)?;
     }
     (name.offset, name.serial).serialize(serializer)

@@ -166,14 +166,6 @@ impl<T, X: Clone> Driver<T, X> {
         self.tasks.close()
     }
 
-    /// Whether messages from the workers wait.
-    ///
-    /// # Errors
-    /// As [`Queue::len`].
-    pub fn has_news(&self) -> Result<bool> {
-        Ok(!self.answers.is_empty()?)
-    }
-
     /// Reads a message from the workers, tells the scheduler, and says what is in it for the face.
     ///
     /// # Errors
@@ -244,7 +236,7 @@ impl<T, X: Clone> Driver<T, X> {
     /// # Errors
     /// `Poisoned` when the arena contradicts itself.
     pub fn tell_of_ends(&self) -> Result<()> {
-        if self.has_news()? {
+        if !self.answers.is_empty()? {
             return Ok(());
         }
         let ended = std::mem::take(&mut self.brain().ended);

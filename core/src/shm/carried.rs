@@ -104,7 +104,7 @@ impl Carried {
     /// # Panics
     /// When there aren't as many.
     #[must_use]
-    pub fn split_off(&mut self, at: usize) -> Self {
+    pub(super) fn split_off(&mut self, at: usize) -> Self {
         match &mut self.named {
             Some(named) if at > 0 => {
                 let (arena, names) = (named.arena.clone(), named.names.split_off(at));

@@ -3,7 +3,7 @@
 //! From below: [`view`] turns offsets into references and copies bytes; [`layout`] draws what lies where;
 //! [`robust`] is the lock that survives its holder; [`arena`] is this process' membership; [`pages`] and [`blocks`]
 //! give memory out; [`object`] counts who holds what, [`memory`] is the user's bytes; [`carried`] holds what a message
-//! names, and [`trace`] ends what no message names any more; [`recovery`] gives back what a dead process held. Their states
+//! names, [`naming`] collects it, and [`trace`] ends what no message names any more; [`recovery`] gives back what a dead process held. Their states
 //! and crash tables are in `docs/shm.md`.
 
 pub(crate) mod arena;
@@ -19,6 +19,7 @@ mod memory;
 #[cfg(all(test, crash_points))]
 mod model;
 mod named;
+mod naming;
 pub(crate) mod object;
 #[cfg(all(loom, test))]
 pub(crate) mod orders;
@@ -38,6 +39,7 @@ pub use carried::Carried;
 pub use check::Census;
 pub use memory::Memory;
 pub use named::NamedMemory;
+pub use naming::Naming;
 pub use object::ObjectName;
 pub use slots::ChildSlot;
 #[cfg(crash_points)]

@@ -7,7 +7,7 @@ use crate::error::raise;
 use crate::tree;
 use crate::value::{self, COPY_ATTACHED_MAX, Source, kind, malformed};
 use procession_core::pool::{Seat, Task, TaskId, WorkerId};
-use procession_core::{Carried, Deadline, Error, ObjectName};
+use procession_core::{Carried, Deadline, Error, Naming, ObjectName};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -171,13 +171,13 @@ impl WorkerSeat {
                 });
                 match sent {
                     Err(error) if error.is_instance_of::<PyException>(py) => {
-                        tree::naming(|| unsendable.call1((error.into_value(py), object)))?
+                        Naming::during(|| unsendable.call1((error.into_value(py), object)))?
                     }
                     sent => return sent,
                 }
             }
             Err(error) if error.is_instance_of::<PyException>(py) => {
-                tree::naming(|| failed.call1((error.into_value(py),)))?
+                Naming::during(|| failed.call1((error.into_value(py),)))?
             }
             Err(error) => return Err(error),
         };
