@@ -81,10 +81,9 @@ class Popen(popen_fork.Popen):
 
     def poll(self, flag=os.WNOHANG):
         returncode = super().poll(flag)
-        if returncode is not None and self._slot is not None:
+        if returncode is not None:
             # A child that died before it joined the tree leaves its place, and what is held for it.
             self._slot.release()
-            self._slot = None
         return returncode
 
 

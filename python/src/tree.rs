@@ -7,7 +7,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 static ARENA: OnceLock<Arena> = OnceLock::new();
 static MAKING: Mutex<()> = Mutex::new(());
@@ -26,8 +26,10 @@ pub(crate) fn arena() -> PyResult<&'static Arena> {
 }
 
 /// A place in the tree that is kept for a child which is about to be started by exec.
-#[pyclass(module = "procession._core")]
-pub(crate) struct ChildSlot(Option<procession_core::ChildSlot>);
+///
+/// Threads may ask for the same child at once, so each call has its own hold of the place.
+#[pyclass(frozen, module = "procession._core")]
+pub(crate) struct ChildSlot(Mutex<Option<Arc<procession_core::ChildSlot>>>);
 
 #[pymethods]
 impl ChildSlot {
@@ -42,18 +44,22 @@ impl ChildSlot {
         blocking::call(py, || slot.give(ObjectName { offset, serial }))
     }
 
-    /// Gives the place back, unless the child has attached by now.
-    fn release(&mut self, py: Python<'_>) {
-        let slot = self.0.take();
+    /// Gives the place back, unless the child has attached by now. Nothing if it was given back before.
+    fn release(&self, py: Python<'_>) {
+        let slot = self.slot().take();
         py.detach(|| drop(slot));
     }
 }
 
 impl ChildSlot {
-    fn get(&self) -> PyResult<&procession_core::ChildSlot> {
-        self.0
-            .as_ref()
+    fn get(&self) -> PyResult<Arc<procession_core::ChildSlot>> {
+        self.slot()
+            .clone()
             .ok_or_else(|| PyRuntimeError::new_err("the child's place was given back"))
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<procession_core::ChildSlot>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -62,7 +68,7 @@ impl ChildSlot {
 pub(crate) fn child_slot(py: Python<'_>) -> PyResult<ChildSlot> {
     let arena = arena()?;
     let slot = blocking::call(py, || arena.reserve())?;
-    Ok(ChildSlot(Some(slot)))
+    Ok(ChildSlot(Mutex::new(Some(Arc::new(slot)))))
 }
 
 /// The descriptor of the arena's memfd.

@@ -16,7 +16,7 @@ import weakref
 import helpers
 import procession
 from helpers import alive, hush, wait_until
-from procession import connection, process
+from procession import _core, connection, process
 
 
 def nothing(*args, **kwargs):
@@ -470,7 +470,6 @@ class Life:
 
     def test_nothing_is_left(self):
         self.ask(nothing)
-        from procession import _core
         gc.collect()
         before, counts = helpers.descriptors(), _core.census()
         for _ in range(5):
@@ -719,7 +718,6 @@ class SpawnOnlyTest(Programs, helpers.Case):
     method = 'spawn'
 
     def leaks_nothing(self, fail):
-        from procession import _core
         self.ask(nothing)
         gc.collect()
         before, counts, children = helpers.descriptors(), _core.census(), procession.active_children()
@@ -731,6 +729,26 @@ class SpawnOnlyTest(Programs, helpers.Case):
         self.assertEqual((now['processes'], now['objects']), (counts['processes'], counts['objects']))
         self.assertEqual(procession.active_children(), children)
         self.assertEqual(self.ask(nothing), None)
+
+    def test_many_threads_give_a_childs_place_back(self):
+        # Whoever starts a process polls all children, at the same time as others do: two may see the same one's end.
+        errors = []
+
+        def release(slot, all_there):
+            try:
+                all_there.wait()
+                slot.release()
+            except BaseException as error:
+                errors.append(error)
+
+        for _ in range(100):
+            arguments = (_core.child_slot(), threading.Barrier(4))
+            threads = [threading.Thread(target=release, args=arguments) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        self.assertEqual(errors, [])
 
     def test_a_target_that_cant_be_pickled(self):
         import pickle

@@ -11,7 +11,7 @@ const FILE_LINES_NOTED: usize = 400;
 const FUNCTION_LINES_NOTED: usize = 70;
 /// Rust files of a folder beyond which it is worth a hard look.
 const FOLDER_FILES_NOTED: usize = 10;
-/// Lines of the Python shim, all files together: what doesn't fit belongs in the core.
+/// Lines of the Python shim, all files together but the stub, which is the core's: what doesn't fit belongs in the core.
 pub(super) const SHIM_LINES: usize = 4000;
 
 /// The folder of the shim.
@@ -64,7 +64,9 @@ pub(super) fn notes(sources: &[Source]) -> Vec<String> {
 
 /// Lines of the Python shim.
 pub(super) fn shim_lines(sources: &[Source]) -> usize {
-    let shim = sources.iter().filter(|one| one.name.starts_with(SHIM));
+    let shim = sources
+        .iter()
+        .filter(|one| one.name.starts_with(SHIM) && !one.name.ends_with(".pyi"));
     shim.map(|one| one.text.lines().count()).sum()
 }
 
