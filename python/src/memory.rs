@@ -4,13 +4,16 @@
     reason = "the buffer protocol hands an address to the interpreter"
 )]
 
+use crate::value::malformed;
 use crate::{blocking, tree};
 use procession_core::{Bytes, ObjectName};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyBytes, PyTuple};
 use std::ffi::c_int;
+use std::mem::MaybeUninit;
+use std::slice;
 
 /// Bytes that processes share, all zero at first; they can be sent anywhere in the tree.
 #[pyclass(frozen, weakref, module = "procession._core")]
@@ -70,6 +73,29 @@ impl Memory {
     #[inline]
     pub(crate) fn bytes(&self) -> &Bytes {
         self.0.bytes()
+    }
+}
+
+/// A bytes object of that length with what `fill` fills it with: all of it, or it is an error. Without zeros first, as
+/// PyO3's own has it, which costs a third of the copy.
+pub(crate) fn bytes_with(
+    py: Python<'_>,
+    length: usize,
+    fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> PyResult<&[u8]>,
+) -> PyResult<Bound<'_, PyBytes>> {
+    let size = ffi::Py_ssize_t::try_from(length)?;
+    // SAFETY: interpreter-attached; without a source the bytes are left as they are.
+    let object = unsafe { ffi::PyBytes_FromStringAndSize(std::ptr::null(), size) };
+    // SAFETY: a new object that nobody else refers to, or null and an exception.
+    let object = unsafe { Bound::from_owned_ptr_or_err(py, object) }?.cast_into::<PyBytes>()?;
+    // SAFETY: it is a bytes object.
+    let base = unsafe { ffi::PyBytes_AsString(object.as_ptr()) };
+    // SAFETY: it has as many bytes, and nobody else refers to it before this function is left.
+    let room = unsafe { slice::from_raw_parts_mut(base.cast::<MaybeUninit<u8>>(), length) };
+    if fill(room)?.len() == length {
+        Ok(object)
+    } else {
+        Err(malformed(0))
     }
 }
 

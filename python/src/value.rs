@@ -1,7 +1,7 @@
 //! Values in messages: as a pickle, or, the commonest, as themselves.
 
 use crate::error::raise;
-use crate::{pickle, plain};
+use crate::{memory, pickle, plain};
 use procession_core::{Carried, Error, Extent, Naming};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
@@ -160,13 +160,13 @@ impl Source<'_> {
         let Some(extent) = self.extent else {
             return Ok(PyBytes::new(py, self.buffer.get(at..).unwrap_or_default()));
         };
-        PyBytes::new_with(py, extent.len().saturating_sub(at), |to| {
-            let copied = if to.len() <= COPY_ATTACHED_MAX {
-                extent.copy_from(at, to)
+        memory::bytes_with(py, extent.len().saturating_sub(at), |to| {
+            let filled = if to.len() <= COPY_ATTACHED_MAX {
+                extent.fill(at, to)
             } else {
-                py.detach(|| extent.copy_from(at, to))
+                py.detach(|| extent.fill(at, to))
             };
-            copied.map(drop).map_err(raise)
+            filled.map_err(raise)
         })
     }
 

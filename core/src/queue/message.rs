@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::shm::blocks;
 use crate::shm::{Arena, Carried};
+use std::mem::MaybeUninit;
 
 /// A message that was got.
 #[derive(Debug)]
@@ -79,6 +80,16 @@ impl Extent {
             .windows()
             .read(self.start + at as u64, &mut to[..length])?;
         Ok(length)
+    }
+
+    /// Copies its bytes from `at` on, as many as fit, into memory that needn't be filled first, and gives those.
+    ///
+    /// # Errors
+    /// `Os` when its window can't be mapped.
+    pub fn fill<'a>(&self, at: usize, to: &'a mut [MaybeUninit<u8>]) -> Result<&'a [u8]> {
+        let length = to.len().min(self.length.saturating_sub(at));
+        let windows = self.arena.inner.windows();
+        windows.fill(self.start + at as u64, &mut to[..length])
     }
 
     /// Appends its bytes to a vector.

@@ -13,6 +13,7 @@ mod message;
 mod names;
 #[cfg(all(loom, test))]
 mod orders;
+mod pace;
 mod put;
 
 pub use claim::Claim;
@@ -28,6 +29,7 @@ use crate::sync::patience::Patience;
 use crate::sys::word::{Acquire, Relaxed, Release};
 use crate::{Error, Result};
 use layout::QueueState;
+use pace::Pace;
 
 /// A queue of messages, each some bytes and a tag of one byte that the queue carries and doesn't read.
 ///
@@ -49,6 +51,8 @@ pub struct Queue {
     handle: Handle<QueueState>,
     /// How long this process waits awake for a message here, by how that went so far.
     patience: Patience,
+    /// How long this process waits awake for the consumers before it puts one more large message.
+    pace: Pace,
 }
 
 impl Queue {
@@ -75,6 +79,7 @@ impl Queue {
         Ok(Self {
             handle,
             patience: Patience::default(),
+            pace: Pace::default(),
         })
     }
 
@@ -87,6 +92,7 @@ impl Queue {
         Ok(Self {
             handle,
             patience: Patience::default(),
+            pace: Pace::default(),
         })
     }
 
@@ -210,6 +216,7 @@ impl Clone for Queue {
         Self {
             handle: self.handle.clone(),
             patience: Patience::default(),
+            pace: Pace::default(),
         }
     }
 }

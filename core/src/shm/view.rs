@@ -20,6 +20,7 @@ use crate::sys::model;
 use crate::sys::robust::Node;
 use crate::sys::word::{Cell, Word, before_load, point};
 use crate::{Error, Result};
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
@@ -175,6 +176,27 @@ impl Windows {
         // SAFETY: offset-in-bounds, map-outlives-view; `to` is this process' own, so they don't overlap.
         unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
         Ok(())
+    }
+
+    /// Copies bytes out of shared memory into memory that needn't be filled first, and gives it filled.
+    #[inline]
+    pub(crate) fn fill<'a>(&self, offset: u64, to: &'a mut [MaybeUninit<u8>]) -> Result<&'a [u8]> {
+        before_load();
+        let from = self.address(offset, to.len())?;
+        let (base, length) = (to.as_mut_ptr().cast::<u8>(), to.len());
+        #[cfg(all(loom, test))]
+        {
+            to.fill(MaybeUninit::new(0));
+            // SAFETY: the bytes have just been written.
+            let filled = unsafe { std::slice::from_raw_parts_mut(base, length) };
+            if model::read(from.addr(), filled) {
+                return Ok(filled);
+            }
+        }
+        // SAFETY: offset-in-bounds, map-outlives-view; `to` is this process' own, so they don't overlap.
+        unsafe { std::ptr::copy_nonoverlapping(from, base, length) };
+        // SAFETY: the bytes have just been written, and `to` is borrowed as long as they are.
+        Ok(unsafe { std::slice::from_raw_parts(base, length) })
     }
 
     /// Appends bytes of shared memory to a vector, without filling it first.

@@ -250,6 +250,31 @@ fn a_million_messages_leave_little_behind() {
 }
 
 #[test]
+fn large_messages_depend_on_no_consumer() {
+    // A producer that is far ahead waits for a moment while something is got; never for the consumers to be there.
+    const AHEAD: u64 = 20;
+    const LENGTH: usize = 256 << 10;
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let queue = Queue::new(&arena, None).unwrap();
+    let put = |number| {
+        let bytes = message(0, number, LENGTH);
+        assert_eq!(
+            queue.put(0, &[&bytes], Deadline::now()).unwrap(),
+            Put::Stored
+        );
+    };
+    (0..AHEAD).for_each(put);
+    for number in 0..AHEAD {
+        let got = queue.get(Deadline::now()).unwrap().unwrap();
+        assert_eq!(check(&got.bytes), (0, number));
+        // Nobody gets anything during this.
+        put(AHEAD + number);
+    }
+    assert_eq!(queue.len().unwrap(), AHEAD);
+}
+
+#[test]
 fn a_forked_child_keeps_what_its_parent_drops() {
     let _alone = alone();
     let arena = Arena::create().unwrap();
