@@ -141,6 +141,24 @@ unsafe extern "C" fn acquire<T: Fast>(
             return unsafe { ffi::PyBool_FromLong(1) };
         }
     }
+    // SAFETY: called-by-the-interpreter, with the same arguments.
+    unsafe { acquire_slow(py, object, arguments, count, names, &T::slow().acquire) }
+}
+
+/// As [`acquire`], by PyO3's method. Apart, so that the call that succeeds at once has nothing of this on its stack.
+///
+/// # Safety
+/// *called-by-the-interpreter*: with these arguments.
+#[cold]
+#[inline(never)]
+unsafe fn acquire_slow(
+    py: Python<'_>,
+    object: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+    method: &PyOnceLock<Py<PyAny>>,
+) -> *mut ffi::PyObject {
     let count = usize::try_from(count).unwrap_or(0);
     // SAFETY: called-by-the-interpreter.
     let names = unsafe { Bound::from_borrowed_ptr_or_opt(py, names) };
@@ -158,7 +176,7 @@ unsafe extern "C" fn acquire<T: Fast>(
         // SAFETY: called-by-the-interpreter: references that outlive the call.
         .map(|value| unsafe { Bound::from_borrowed_ptr(py, value) })
         .collect();
-    hand_over(py, &T::slow().acquire, &values, count + 1, names.as_ref())
+    hand_over(py, method, &values, count + 1, names.as_ref())
 }
 
 unsafe extern "C" fn release<T: Fast>(
@@ -171,9 +189,24 @@ unsafe extern "C" fn release<T: Fast>(
     if unsafe { ask(py, object, T::try_release) } {
         return py.None().into_ptr();
     }
+    // SAFETY: called-by-the-interpreter.
+    unsafe { release_slow(py, object, &T::slow().release) }
+}
+
+/// As [`release`], by PyO3's method.
+///
+/// # Safety
+/// *called-by-the-interpreter*: with this object.
+#[cold]
+#[inline(never)]
+unsafe fn release_slow(
+    py: Python<'_>,
+    object: *mut ffi::PyObject,
+    method: &PyOnceLock<Py<PyAny>>,
+) -> *mut ffi::PyObject {
     // SAFETY: called-by-the-interpreter: a reference that outlives the call.
     let object = unsafe { Bound::from_borrowed_ptr(py, object) };
-    hand_over(py, &T::slow().release, &[object], 1, None)
+    hand_over(py, method, &[object], 1, None)
 }
 
 unsafe extern "C" fn enter<T: Fast>(

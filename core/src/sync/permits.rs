@@ -96,6 +96,50 @@ impl Taken {
     }
 }
 
+/// The bits that say who stands in the cell, and how.
+const STANDING: u64 = 0b111 << 61 | 0x3ff << 31;
+/// The bits of the free permits.
+const FREE: u64 = (1 << 31) - 1;
+
+impl Permit {
+    /// One of them, where they are counted.
+    const fn one(self) -> u64 {
+        match self {
+            Self::Held => 1 << 41,
+            Self::Acquired => 1 << 50,
+        }
+    }
+
+    /// The bits that count them; all set when there are as many as can be noted.
+    const fn mask(self) -> u64 {
+        match self {
+            Self::Held => (HELD_MAX as u64) << 41,
+            Self::Acquired => (ACQUIRED_MAX as u64) << 50,
+        }
+    }
+
+    /// The bits after one was taken by the process in `slot`, if it stands there already and nothing else is to be
+    /// thought of; else `None`, and [`Permits`] tells.
+    #[inline]
+    pub(super) fn quickly_taken(self, bits: u64, slot: u32) -> Option<u64> {
+        let possible = stands_open(bits, slot) && bits & FREE != 0;
+        (possible && bits & self.mask() != self.mask()).then(|| bits - 1 + self.one())
+    }
+
+    /// As [`quickly_taken`](Self::quickly_taken), after one was given.
+    #[inline]
+    pub(super) fn quickly_given(self, bits: u64, slot: u32, limit: u32) -> Option<u64> {
+        let possible = stands_open(bits, slot) && bits & FREE < u64::from(limit);
+        (possible && bits & self.mask() != 0).then(|| bits + 1 - self.one())
+    }
+}
+
+/// Whether the process in `slot` stands in the cell, OPEN, and no signal was ever given.
+#[inline]
+fn stands_open(bits: u64, slot: u32) -> bool {
+    bits & STANDING == 1 << 62 | u64::from(slot) << 31
+}
+
 impl Permits {
     #[inline]
     pub(super) fn from_bits(bits: u64) -> Self {
@@ -168,7 +212,7 @@ impl Change {
 
 #[cfg(test)]
 mod tests {
-    use super::{Permits, Phase, Taken};
+    use super::{ACQUIRED_MAX, HELD_MAX, PERMITS_MAX, Permit, Permits, Phase, Taken};
 
     #[test]
     fn bits_mean_what_they_were_made_of() {
@@ -188,5 +232,63 @@ mod tests {
             acquired: 2047,
         };
         assert_eq!(Taken::from_cell(taken.after(u64::MAX)), taken);
+    }
+
+    #[test]
+    fn the_quick_way_is_the_long_one() {
+        let mut quick = 0;
+        for free in [0, 1, 5, PERMITS_MAX - 1, PERMITS_MAX] {
+            for held in [0, 1, HELD_MAX - 1, HELD_MAX] {
+                for acquired in [0, 1, ACQUIRED_MAX - 1, ACQUIRED_MAX] {
+                    for (signal, phase) in [
+                        (false, Phase::Open),
+                        (true, Phase::Open),
+                        (false, Phase::Frozen),
+                        (false, Phase::Settled),
+                    ] {
+                        let permits = Permits {
+                            free,
+                            slot: 7,
+                            taken: Taken { held, acquired },
+                            signal,
+                            phase,
+                        };
+                        for permit in [Permit::Held, Permit::Acquired] {
+                            quick += compare(permits, permit);
+                        }
+                    }
+                }
+            }
+        }
+        assert!(quick > 100, "{quick}");
+    }
+
+    /// How many of both ways were quick; what they gave is what a change gives.
+    fn compare(permits: Permits, permit: Permit) -> usize {
+        let after = |free, taken| super::Change::Taken(free, taken).apply(permits, 7).bits();
+        let (bits, limit) = (permits.bits(), PERMITS_MAX);
+        let taken = permit.quickly_taken(bits, 7);
+        if let Some(bits) = taken {
+            let mine = permits.taken.take(permit).unwrap();
+            assert_eq!(
+                bits,
+                after(permits.free - 1, mine),
+                "{permits:?} {permit:?}"
+            );
+        }
+        let given = permit.quickly_given(bits, 7, limit);
+        if let Some(bits) = given {
+            let mine = permits.taken.give(permit).unwrap();
+            assert_eq!(
+                bits,
+                after(permits.free + 1, mine),
+                "{permits:?} {permit:?}"
+            );
+        }
+        let quick = taken.is_some() || given.is_some();
+        assert!(!quick || (permits.phase == Phase::Open && !permits.signal));
+        assert_eq!(permit.quickly_taken(bits, 6), None);
+        assert_eq!(permit.quickly_given(bits, 6, limit), None);
+        usize::from(taken.is_some()) + usize::from(given.is_some())
     }
 }

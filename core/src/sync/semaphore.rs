@@ -29,7 +29,7 @@ use crate::shm::object::{Handle, ObjectName};
 use crate::shm::recovery::{self, Gone, Recovery};
 use crate::shm::robust::LOOK_AGAIN;
 use crate::shm::view::shared;
-use crate::sys::word::{Acquire, Cell, Relaxed, SeqCst, Wake, Word, fence};
+use crate::sys::word::{Acquire, Cell, Relaxed, Wake, Word, fence_after_exchange};
 use crate::{Deadline, Error, Result};
 
 /// Slots that have their cell in the object itself.
@@ -155,10 +155,22 @@ impl Semaphore {
     /// As [`acquire`](Self::acquire).
     #[inline]
     pub fn try_acquire(&self, permit: Permit) -> Result<bool> {
-        if self.value()? == 0 {
+        let me = self.handle.member().place()?;
+        let cell = &self.handle.state().permits;
+        let bits = cell.load(Acquire);
+        if let Some(taken) = permit.quickly_taken(bits, me)
+            && cell.replace(bits, taken)
+        {
+            return Ok(true);
+        }
+        if Permits::from_bits(bits).free == 0 {
             // Who stands there needn't be settled for that.
             return Ok(false);
         }
+        self.take(permit)
+    }
+
+    fn take(&self, permit: Permit) -> Result<bool> {
         self.change(|permits, mine| {
             let free = permits.free.checked_sub(1)?;
             if permits.signal && permit == Permit::Acquired {
@@ -178,7 +190,22 @@ impl Semaphore {
     pub fn release(&self, permit: Permit) -> Result<()> {
         let state = self.handle.state();
         let limit = state.limit.load(Relaxed);
-        let given = self.change(|permits, mine| {
+        let me = self.handle.member().place()?;
+        let bits = state.permits.load(Acquire);
+        let quick = permit.quickly_given(bits, me, limit);
+        if quick.is_some_and(|given| state.permits.replace(bits, given))
+            || self.give(permit, limit)?
+        {
+            state.wake();
+            return Ok(());
+        }
+        Err(Error::Misuse {
+            what: "semaphore released too many times",
+        })
+    }
+
+    fn give(&self, permit: Permit, limit: u32) -> Result<bool> {
+        self.change(|permits, mine| {
             let free = Some(permits.free + 1).filter(|free| *free <= limit)?;
             if permits.signal && permit == Permit::Acquired {
                 return Some(Change::Free(free));
@@ -187,14 +214,7 @@ impl Semaphore {
                 Some(mine) => Change::Taken(free, mine),
                 None => Change::Signal(free),
             })
-        })?;
-        if !given {
-            return Err(Error::Misuse {
-                what: "semaphore released too many times",
-            });
-        }
-        state.wake();
-        Ok(())
+        })
     }
 
     /// Turns a permit that this process holds into one that it has just acquired, for another to answer.
@@ -306,7 +326,7 @@ impl Semaphore {
             }
             let asleep = state.asleep.set_bits(1) | 1;
             // The other half of `wake`'s fence: what is loaded now is loaded after the bit is there.
-            fence(SeqCst);
+            fence_after_exchange();
             if ready()? {
                 continue;
             }
@@ -325,8 +345,8 @@ impl SemaphoreState {
     /// Wakes one who sleeps, after a permit was given.
     #[inline]
     fn wake(&self) {
-        // Orders the permit against the bit; the sleeper's bit is followed by a look.
-        fence(SeqCst);
+        // Orders the permit, which was given by an exchange, against the bit; the sleeper's bit is followed by a look.
+        fence_after_exchange();
         loop {
             let asleep = self.asleep.load(Relaxed);
             if asleep & 1 == 0 {

@@ -198,6 +198,7 @@ unsafe fn run<'py, A: Answer>(
 
 /// Counted as attached, which PyO3 wants for all that it may do.
 #[cold]
+#[inline(never)]
 fn slowly<'py, A>(
     py: Python<'py>,
     shared: &Shared,
@@ -211,9 +212,12 @@ fn slowly<'py, A>(
 /// # Safety
 /// *called-by-the-interpreter*: `object` lives, or is null.
 #[inline]
-unsafe fn given<'py>(py: Python<'py>, object: *mut ffi::PyObject) -> Option<Bound<'py, PyAny>> {
-    // SAFETY: called-by-the-interpreter.
-    unsafe { Bound::from_borrowed_ptr_or_opt(py, object) }
+unsafe fn given<'a, 'py>(
+    py: Python<'py>,
+    object: *mut ffi::PyObject,
+) -> Option<Borrowed<'a, 'py, PyAny>> {
+    // SAFETY: called-by-the-interpreter, whose own reference outlives the call.
+    unsafe { Borrowed::from_ptr_or_opt(py, object) }
 }
 
 unsafe extern "C" fn get_lock(
@@ -250,7 +254,7 @@ unsafe extern "C" fn get_item(
     unsafe {
         run(
             object,
-            |py, shared| shared.quickly(py, |numbers| numbers.get(&key)),
+            |py, shared| shared.quick_item(py, |numbers| numbers.index(&key)),
             |_, shared| shared.item(&key),
         )
     }
@@ -267,7 +271,7 @@ unsafe extern "C" fn get_nth(
             object,
             |py, shared| {
                 let index = usize::try_from(index).ok()?;
-                shared.quickly(py, |numbers| numbers.nth(py, index))
+                shared.quick_item(py, |numbers| (index < numbers.count?).then_some(index))
             },
             |py, shared| {
                 // Counted from the end already.
@@ -296,11 +300,10 @@ unsafe extern "C" fn set_item(
     unsafe {
         run(
             object,
-            |py, shared| {
+            |_, shared| {
                 let value = value.as_ref()?;
-                shared
-                    .quickly(py, |numbers| numbers.set(&key, value))
-                    .map(Ok)
+                let set = shared.quick_set_item(value, |numbers| numbers.index(&key));
+                set.map(Ok)
             },
             |_, shared| shared.set_item(&key, value.as_ref().ok_or_else(undeletable)?),
         )
@@ -344,9 +347,9 @@ macro_rules! accessors {
 }
 
 accessors! {
-    get_value: value, |py, shared| shared.quickly(py, |numbers| numbers.first(py));
-    set_value: set_value, |py, shared: &Shared, value| {
-        shared.quickly(py, |numbers| numbers.set_first(value)).map(Ok)
+    get_value: value, |py, shared| shared.quick_item(py, |_| Some(0));
+    set_value: set_value, |_, shared: &Shared, value| {
+        shared.quick_set_item(value, |_| Some(0)).map(Ok)
     };
     get_text: text, |_, _| None;
     set_text: set_text, |_, _, _| None;

@@ -99,6 +99,18 @@ impl Guard {
     }
 }
 
+impl Guard {
+    /// Does something while the lock is held, if that needs no wait; `None` if it does, or `work` can't.
+    #[inline]
+    fn briefly<R>(&self, py: Python<'_>, work: impl FnOnce() -> Option<R>) -> Option<R> {
+        match self {
+            Self::RLock(lock) => lock.bind(py).get().cell().get()?.briefly(work).ok()??,
+            Self::Lock(lock) => lock.bind(py).get().cell().get()?.briefly(work).ok()??,
+            Self::Other(_) => None,
+        }
+    }
+}
+
 /// Does something while a lock of ours is held. What isn't done in a few instructions, its methods do.
 #[inline]
 fn hold<T: Fast, R>(lock: &Bound<'_, T>, work: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
@@ -138,12 +150,11 @@ impl Numbers {
         (slice.step == 1).then_some((start, slice.slicelength))
     }
 
-    #[inline]
     fn get<'py>(&self, key: &Bound<'py, PyAny>) -> Option<PyResult<Bound<'py, PyAny>>> {
         let py = key.py();
         let (memory, code) = self.parts(py);
         if let Some(index) = self.index(key) {
-            return code.get(py, memory, index);
+            return Some(code.object(py, code.load(memory, index)?));
         }
         let (start, length) = self.stretch(key)?;
         Some(self.list(py, start, self.read(py, start, length)?))
@@ -189,24 +200,6 @@ impl Numbers {
         Some(bytes)
     }
 
-    #[inline]
-    fn nth<'py>(&self, py: Python<'py>, index: usize) -> Option<PyResult<Bound<'py, PyAny>>> {
-        let (memory, code) = self.parts(py);
-        (index < self.count?).then(|| code.get(py, memory, index))?
-    }
-
-    #[inline]
-    fn first<'py>(&self, py: Python<'py>) -> Option<PyResult<Bound<'py, PyAny>>> {
-        let (memory, code) = self.parts(py);
-        code.get(py, memory, 0)
-    }
-
-    #[inline]
-    fn set_first(&self, value: &Bound<'_, PyAny>) -> Option<()> {
-        let (memory, code) = self.parts(value.py());
-        code.set(memory, 0, value)
-    }
-
     /// Copies bytes in from the start, with a zero behind them if there is room and `ends` says so.
     fn set_bytes(&self, value: &Bound<'_, PyAny>, ends: bool) -> Option<()> {
         let (memory, _) = self.parts(value.py());
@@ -218,11 +211,10 @@ impl Numbers {
         Some(())
     }
 
-    #[inline]
     fn set(&self, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> Option<()> {
         let (memory, code) = self.parts(key.py());
         if let Some(index) = self.index(key) {
-            return code.set(memory, index, value);
+            return code.store(memory, index, code.bits(value)?);
         }
         let (start, length) = self.stretch(key)?;
         let bytes = code.encode(value)?;
@@ -393,11 +385,17 @@ impl Shared {
     }
 
     fn value<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.attribute(py, "value", |numbers| numbers.first(py))
+        self.attribute(py, "value", |numbers| {
+            let (memory, code) = numbers.parts(py);
+            Some(code.object(py, code.load(memory, 0)?))
+        })
     }
 
     fn set_value(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.set_attribute("value", value, |numbers| numbers.set_first(value))
+        self.set_attribute("value", value, |numbers| {
+            let (memory, code) = numbers.parts(value.py());
+            code.store(memory, 0, code.bits(value)?)
+        })
     }
 
     /// A text's bytes, up to the first zero.
@@ -455,16 +453,30 @@ impl Shared {
             })
     }
 
-    /// Does something to the numbers while the lock is held, if that needs no wait; `None` if it does, or `work` can't.
+    /// The element whose place `place` tells, if that needs no wait: nothing but the load is done while the lock is held.
     #[inline]
-    fn quickly<R>(&self, py: Python<'_>, work: impl FnOnce(&Numbers) -> Option<R>) -> Option<R> {
+    fn quick_item<'py>(
+        &self,
+        py: Python<'py>,
+        place: impl FnOnce(&Numbers) -> Option<usize>,
+    ) -> Option<PyResult<Bound<'py, PyAny>>> {
         let numbers = self.numbers.as_ref()?;
-        let work = || work(numbers);
-        match &self.guard {
-            Guard::RLock(lock) => lock.bind(py).get().cell().get()?.briefly(work).ok()??,
-            Guard::Lock(lock) => lock.bind(py).get().cell().get()?.briefly(work).ok()??,
-            Guard::Other(_) => None,
-        }
+        let (index, (memory, code)) = (place(numbers)?, numbers.parts(py));
+        let bits = self.guard.briefly(py, || code.load(memory, index))?;
+        Some(code.object(py, bits))
+    }
+
+    /// Sets the element whose place `place` tells, if that needs no wait.
+    #[inline]
+    fn quick_set_item(
+        &self,
+        value: &Bound<'_, PyAny>,
+        place: impl FnOnce(&Numbers) -> Option<usize>,
+    ) -> Option<()> {
+        let (py, numbers) = (value.py(), self.numbers.as_ref()?);
+        let (index, (memory, code)) = (place(numbers)?, numbers.parts(py));
+        let bits = code.bits(value)?;
+        self.guard.briefly(py, || code.store(memory, index, bits))
     }
 }
 

@@ -72,54 +72,46 @@ impl Code {
         }
     }
 
-    /// The object for the value with that number; `None` outside the memory.
-    #[inline]
-    pub(crate) fn get<'py>(
-        self,
-        py: Python<'py>,
-        memory: &Bytes,
-        index: usize,
-    ) -> Option<PyResult<Bound<'py, PyAny>>> {
+    /// The bits of the value with that number; `None` outside the memory.
+    #[inline(always)]
+    pub(crate) fn load(self, memory: &Bytes, index: usize) -> Option<u64> {
         let at = index * self.size();
-        let bits = |at| Some(memory.u8_at(at)?.load(Relaxed));
-        Some(match self {
-            Self::I8 => bits(at)?.cast_signed().into_bound_py_any(py),
-            Self::U8 => bits(at)?.into_bound_py_any(py),
-            Self::I16 => {
-                let bits = memory.u16_at(at)?.load(Relaxed);
-                bits.cast_signed().into_bound_py_any(py)
-            }
-            Self::U16 => memory.u16_at(at)?.load(Relaxed).into_bound_py_any(py),
-            Self::I32 => {
-                let bits = memory.u32_at(at)?.load(Relaxed);
-                bits.cast_signed().into_bound_py_any(py)
-            }
-            Self::U32 => memory.u32_at(at)?.load(Relaxed).into_bound_py_any(py),
-            Self::I64 => {
-                let bits = memory.u64_at(at)?.load(Relaxed);
-                bits.cast_signed().into_bound_py_any(py)
-            }
-            Self::U64 => memory.u64_at(at)?.load(Relaxed).into_bound_py_any(py),
-            Self::F32 => {
-                let bits = memory.u32_at(at)?.load(Relaxed);
-                f64::from(f32::from_bits(bits)).into_bound_py_any(py)
-            }
-            Self::F64 => {
-                let bits = memory.u64_at(at)?.load(Relaxed);
-                f64::from_bits(bits).into_bound_py_any(py)
-            }
-            Self::Bool => (bits(at)? != 0).into_bound_py_any(py),
-            Self::Char => Ok(PyBytes::new(py, &[bits(at)?]).into_any()),
+        Some(match self.size() {
+            1 => memory.u8_at(at)?.load(Relaxed).into(),
+            2 => memory.u16_at(at)?.load(Relaxed).into(),
+            4 => memory.u32_at(at)?.load(Relaxed).into(),
+            _ => memory.u64_at(at)?.load(Relaxed),
         })
     }
 
-    /// Stores an object's value under that number; `None` when ctypes must say what it means, or that it can't be.
+    /// The object for a value of these bits.
+    #[inline(always)]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "what was loaded has no more bits than the type"
+    )]
+    pub(crate) fn object(self, py: Python<'_>, bits: u64) -> PyResult<Bound<'_, PyAny>> {
+        match self {
+            Self::I8 => (bits as i8).into_bound_py_any(py),
+            Self::U8 | Self::U16 | Self::U32 | Self::U64 => bits.into_bound_py_any(py),
+            Self::I16 => (bits as i16).into_bound_py_any(py),
+            Self::I32 => (bits as i32).into_bound_py_any(py),
+            Self::I64 => bits.cast_signed().into_bound_py_any(py),
+            Self::F32 => f64::from(f32::from_bits(bits as u32)).into_bound_py_any(py),
+            Self::F64 => f64::from_bits(bits).into_bound_py_any(py),
+            Self::Bool => (bits != 0).into_bound_py_any(py),
+            Self::Char => Ok(PyBytes::new(py, &[bits as u8]).into_any()),
+        }
+    }
+
+    /// Stores the bits of a value under that number; `None` outside the memory.
     #[inline]
-    pub(crate) fn set(self, memory: &Bytes, index: usize, value: &Bound<'_, PyAny>) -> Option<()> {
-        let bits = self.bits(value)?;
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "longer numbers are cut, as C and ctypes do it"
+    )]
+    pub(crate) fn store(self, memory: &Bytes, index: usize, bits: u64) -> Option<()> {
         let at = index * self.size();
-        // Longer numbers are cut, as C and ctypes do it.
-        #[allow(clippy::cast_possible_truncation, reason = "as C does it")]
         match self.size() {
             1 => memory.u8_at(at)?.store(bits as u8, Relaxed),
             2 => memory.u16_at(at)?.store(bits as u16, Relaxed),
@@ -180,8 +172,9 @@ impl Code {
         }
     }
 
+    /// The bits of an object's value; `None` when ctypes must say what it means, or that it can't be.
     #[inline]
-    fn bits(self, value: &Bound<'_, PyAny>) -> Option<u64> {
+    pub(crate) fn bits(self, value: &Bound<'_, PyAny>) -> Option<u64> {
         let integer = || {
             let number = value.cast_exact::<PyInt>().ok()?;
             number.extract::<i64>().ok()
