@@ -38,6 +38,18 @@ pub(crate) fn random() -> [u64; 2] {
     })
 }
 
+/// 32 random bytes that nobody can guess.
+///
+/// # Errors
+/// `Os` when the system has none, or refuses them.
+pub(crate) fn secret() -> crate::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    // So few come whole, once there are any.
+    super::demand("getrandom", || rustix::rand::getrandom(&mut bytes, flags))?;
+    Ok(bytes)
+}
+
 /// What tells a process from others of its pid, and from itself after exec.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Origin {

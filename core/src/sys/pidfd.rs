@@ -1,4 +1,8 @@
-//! Descriptors of processes. Source: pidfd_open(2), poll(2), waitid(2), prctl(2).
+//! Descriptors of processes. Source: pidfd_open(2), poll(2), waitid(2), prctl(2); include/uapi/linux/pidfd.h.
+#![allow(
+    unsafe_code,
+    reason = "an ioctl that rustix doesn't know: how a process ended that isn't ours"
+)]
 
 use super::{allow, ask, demand, failed};
 use crate::{Deadline, Error, Result};
@@ -52,6 +56,40 @@ pub(crate) fn collect(pidfd: BorrowedFd<'_>) -> Result<Option<(bool, i32)>> {
     }))
 }
 
+/// What `PIDFD_GET_INFO` tells: `struct pidfd_info` as of Linux 6.15, its first version with an exit status.
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    mask: u64,
+    _unused: [u32; 13],
+    exit_code: i32,
+}
+
+/// The status of a process that somebody else has waited for, as [`collect`] gives it; `None` as long as nobody has.
+///
+/// # Errors
+/// `Os` where the system doesn't tell: before Linux 6.15.
+pub(crate) fn told(pidfd: BorrowedFd<'_>) -> Result<Option<(bool, i32)>> {
+    const GET_INFO: rustix::ioctl::Opcode = rustix::ioctl::opcode::read_write::<Info>(0xff, 11);
+    const EXIT: u64 = 1 << 3;
+    let mut info = Info {
+        mask: EXIT,
+        ..Info::default()
+    };
+    // SAFETY: pidfd-info: the number names this structure, which holds for any value of its fields.
+    let request = unsafe { rustix::ioctl::Updater::<GET_INFO, Info>::new(&mut info) };
+    demand("ioctl(PIDFD_GET_INFO)", || {
+        // SAFETY: pidfd-info: the kernel reads and writes the one structure, whose size the number has.
+        unsafe { rustix::ioctl::ioctl(pidfd, request) }
+    })?;
+    let signal = info.exit_code & 0x7f;
+    Ok((info.mask & EXIT != 0).then_some(if signal == 0 {
+        (false, info.exit_code >> 8 & 0xff)
+    } else {
+        (true, signal)
+    }))
+}
+
 /// Sends a signal, by its number; nothing happens if the process has ended.
 pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     let signal = Signal::from_named_raw(signal).ok_or(Error::Misuse {
@@ -98,7 +136,15 @@ pub fn die_with_parent(parent: u32, by_main_thread: bool) -> Result<()> {
     if !is_parent() {
         die();
     }
-    let pidfd = opened?;
+    die_with(opened?)
+}
+
+/// Has this process killed when the process of `pidfd` is gone, which need not be its parent: a thread waits for that.
+/// Children don't inherit it.
+///
+/// # Errors
+/// `Os` when the system refuses the thread.
+pub fn die_with(pidfd: OwnedFd) -> Result<()> {
     allow("pthread_create").map_err(|errno| failed("pthread_create", errno))?;
     std::thread::Builder::new()
         .name("parent-watch".into())
