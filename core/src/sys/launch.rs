@@ -97,6 +97,23 @@ pub fn at_exit(hook: extern "C" fn()) -> Result<()> {
     }
 }
 
+/// A copy of the descriptor of that number, for a face whose language knows descriptors as numbers: closed on exec, and none
+/// of the standard streams.
+///
+/// # Errors
+/// `Os` when it isn't open, or there is no room for one more.
+pub fn copy_of(number: RawFd) -> Result<OwnedFd> {
+    const CALL: &str = "fcntl(F_DUPFD_CLOEXEC)";
+    if number < 0 {
+        return Err(failed(CALL, rustix::io::Errno::BADF));
+    }
+    // SAFETY: descriptor-lent: borrowed for this one call, which fails cleanly for a number that isn't open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    demand(CALL, || {
+        rustix::io::fcntl_dupfd_cloexec(borrowed, FIRST_DESCRIPTOR)
+    })
+}
+
 fn check(call: &'static str, result: c_int) -> Result<()> {
     match result {
         0 => Ok(()),

@@ -11,7 +11,7 @@ use rustix::net::{
     sendmsg, socketpair,
 };
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Descriptors that the kernel lets go with one packet: `SCM_MAX_FD` of include/net/scm.h.
 pub(crate) const DESCRIPTORS_MAX: usize = 253;
@@ -33,13 +33,25 @@ pub(crate) enum Arrived {
 
 /// Two ends, each closed on exec. What is sent to an end stays whole, and in order.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    demand("socketpair", || {
+    let (one, other) = demand("socketpair", || {
         socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
             SocketFlags::CLOEXEC,
             None,
         )
+    })?;
+    Ok((above_streams(one)?, above_streams(other)?))
+}
+
+/// The same descriptor under a number that no standard stream has: one of those may be closed.
+fn above_streams(descriptor: OwnedFd) -> Result<OwnedFd> {
+    const FIRST: i32 = 3;
+    if descriptor.as_raw_fd() >= FIRST {
+        return Ok(descriptor);
+    }
+    demand("fcntl(F_DUPFD_CLOEXEC)", || {
+        rustix::io::fcntl_dupfd_cloexec(&descriptor, FIRST)
     })
 }
 
@@ -87,7 +99,9 @@ pub(crate) fn receive(socket: impl AsFd, length: usize) -> Result<Arrived> {
     let mut descriptors = Vec::new();
     for part in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = part {
-            descriptors.extend(rights);
+            for descriptor in rights {
+                descriptors.push(above_streams(descriptor)?);
+            }
         }
     }
     if message.bytes == 0 {
