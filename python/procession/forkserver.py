@@ -16,7 +16,7 @@ import sys
 import threading
 import warnings
 
-from . import _alias, _core, popen_spawn_posix, process, resource_tracker, spawn, util
+from . import _alias, _core, popen_spawn_posix, process, spawn, util
 
 MAXFDS_TO_SEND = 256
 _SIGNED = struct.Struct('q')
@@ -178,7 +178,6 @@ def main(requests, job, token, alias=0, tracker_fd=None):
     except (KeyboardInterrupt, EOFError):
         # Who wanted a server is gone, or goes; one who doesn't starts another.
         os._exit(1)
-    util._close_stdin()
     handlers = {number: signal.signal(number, handler) or signal.SIG_DFL for number, handler in (
         (signal.SIGCHLD, signal.SIG_DFL), (signal.SIGINT, signal.SIG_IGN))}
     # Pages that the collector doesn't write to stay shared.
@@ -195,6 +194,7 @@ def main(requests, job, token, alias=0, tracker_fd=None):
 
 def _inherit_tracker(fd):
     if fd is not None:
+        from . import resource_tracker
         tracker = resource_tracker._resource_tracker
         if tracker._fd is not None:
             os.close(tracker._fd)

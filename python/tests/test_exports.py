@@ -298,13 +298,6 @@ class UnbuiltTest(unittest.TestCase):
                         use(1, more=2)
                     self.assertIn(value.__name__, str(caught.exception))
 
-    def test_the_fork_server(self):
-        context = procession.get_context('forkserver')
-        with self.assertRaisesRegex(NotImplementedError, 'forkserver'):
-            context.Process(target=print).start()
-        with self.assertRaisesRegex(NotImplementedError, 'forkserver'):
-            context.Pool(1)
-
 
 class IndependenceTest(unittest.TestCase):
 
