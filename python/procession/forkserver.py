@@ -19,7 +19,7 @@ import warnings
 from . import _alias, _core, popen_spawn_posix, process, spawn, util
 
 MAXFDS_TO_SEND = 256
-_SIGNED = struct.Struct('q')
+SIGNED_STRUCT = struct.Struct('q')
 _ON_ERROR = ('ignore', 'warn', 'fail')
 #: What children of the server's need to know of the main module, and what it needs itself before it loads any.
 _MAIN = ('init_main_from_name', 'init_main_from_path')
@@ -259,15 +259,15 @@ def _live(child, handlers):
 def read_signed(fd):
     """Reads a number from a pipe."""
     data = b''
-    while len(data) < _SIGNED.size:
-        more = os.read(fd, _SIGNED.size - len(data))
+    while len(data) < SIGNED_STRUCT.size:
+        more = os.read(fd, SIGNED_STRUCT.size - len(data))
         if not more:
             raise EOFError('unexpected EOF')
         data += more
-    return _SIGNED.unpack(data)[0]
+    return SIGNED_STRUCT.unpack(data)[0]
 
 
 def write_signed(fd, n):
     """Writes a number to a pipe."""
     # So few bytes go at once.
-    os.write(fd, _SIGNED.pack(n))
+    os.write(fd, SIGNED_STRUCT.pack(n))

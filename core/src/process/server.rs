@@ -20,6 +20,9 @@ use std::os::fd::{AsFd, OwnedFd};
 /// The number of the socket that requests come by; children have later ones.
 const REQUESTS: u64 = 0;
 
+/// What may be better at the next request: `EMFILE`, `ENFILE`, `ENOMEM`, `ENOBUFS`.
+const PASSING: [i32; 4] = [24, 23, 12, 105];
+
 /// This process as a fork server.
 ///
 /// It is over when nobody is left who could ask: every child holds the way to it, so it outlives no process that may.
@@ -99,7 +102,7 @@ impl Server {
     /// Meanwhile it collects the status of each child that has ended, and tells it to who asked for it.
     ///
     /// # Errors
-    /// `Interrupted` when a signal handler ran: call again.
+    /// `Interrupted` when a signal handler ran: call again. `Os` when somebody has closed what is the server's.
     pub fn next(&mut self) -> Result<Option<Request>> {
         loop {
             let mut asked = false;
@@ -121,9 +124,10 @@ impl Server {
                         return Ok(Some(request));
                     }
                 }
-                Err(Error::Interrupted) => return Err(Error::Interrupted),
-                // Nothing, or what was sent couldn't be had: that one sees its socket close.
-                Ok(Arrived::Nothing) | Err(_) => {}
+                Ok(Arrived::Nothing) => {}
+                // Who sent it sees its socket close.
+                Err(Error::Os { errno, .. }) if PASSING.contains(&errno) => {}
+                Err(error) => return Err(error),
             }
         }
     }
