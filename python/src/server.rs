@@ -170,7 +170,7 @@ pub(crate) fn serve(py: Python<'_>, end: RawFd) -> PyResult<Option<Inherited>> {
     let fork = py.import("os")?.getattr("fork")?;
     let mut server = Core::new(copy_of(end).map_err(raise)?).map_err(raise)?;
     py.import("os")?.call_method1("close", (end,))?;
-    while let Some(request) = blocking::call(py, || server.next())? {
+    while let Some(request) = blocking::call(py, || server.next_request())? {
         match fork_for(&fork, &request) {
             Ok(0) => return Ok(Some(inherited(server, request))),
             Ok(pid) => server.started(request, pid),

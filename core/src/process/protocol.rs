@@ -220,7 +220,11 @@ mod tests {
     };
 
     fn key() -> Key {
-        Key(std::array::from_fn(|index| index as u8))
+        let mut next = 0;
+        Key([(); KEY].map(|()| {
+            next += 1;
+            next
+        }))
     }
 
     #[test]

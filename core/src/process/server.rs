@@ -1,6 +1,6 @@
 //! A fork server: a process that has everything loaded, and forks others when it is asked to.
 //!
-//! The face pulls: [`Server::next`] gives the next [`Request`] and meanwhile tells those who asked before how their
+//! The face pulls: [`Server::next_request`] gives the next [`Request`] and meanwhile tells those who asked before how their
 //! children ended. The face makes the fork, so that its language's own hooks run around it, and says what came of it.
 //! One thread, and nothing waits for a client: what can't be told at once isn't told.
 //!
@@ -103,7 +103,7 @@ impl Server {
     ///
     /// # Errors
     /// `Interrupted` when a signal handler ran: call again. `Os` when somebody has closed what is the server's.
-    pub fn next(&mut self) -> Result<Option<Request>> {
+    pub fn next_request(&mut self) -> Result<Option<Request>> {
         loop {
             let mut asked = false;
             for number in self.ready.wait()? {

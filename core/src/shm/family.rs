@@ -34,13 +34,16 @@ struct Crossing {
     _sign: Option<Sign>,
 }
 
+/// A slot and its generation, in an arena, that another process keeps.
+type Kept = (Weak<Member>, (u32, u32));
+
 /// The forking thread's arenas, and the table of them, held still.
 type Crossings = (Vec<Crossing>, MutexGuard<'static, Vec<Weak<Member>>>);
 
 thread_local! {
     static CROSSING: RefCell<Option<Crossings>> = const { RefCell::new(None) };
     /// The slot that this thread's next child takes, in which arena.
-    static ADOPTED: RefCell<Option<(Weak<Member>, (u32, u32))>> = const { RefCell::new(None) };
+    static ADOPTED: RefCell<Option<Kept>> = const { RefCell::new(None) };
 }
 
 /// The calling thread's next child gets the place that another process keeps for it, as long as this lives: see
