@@ -52,7 +52,7 @@ impl Child {
     ///
     /// A fork server's child is known to have ended from its first instant, and how, once the server has collected it: the
     /// first call after its end may wait up to 50 ms beyond its deadline for that. If the server is dead, the kernel tells
-    /// (Linux 6.15); if that doesn't, or nobody collects the child within a quarter of a second, the code is 255.
+    /// (Linux 6.15); if that doesn't, or nobody waits for the child within three seconds, the code is 255.
     ///
     /// # Errors
     /// `Interrupted` when a signal handler ran; `Os` with ECHILD when somebody else has waited for it, or this

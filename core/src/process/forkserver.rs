@@ -163,10 +163,9 @@ fn refused(call: Call, errno: i32) -> Error {
 
 /// What a failure to send says: the other end is closed.
 fn gone(error: Error) -> Error {
-    /// `EPIPE` and `ECONNRESET`.
-    const CLOSED: [i32; 2] = [32, 104];
-    match error {
-        Error::Os { errno, .. } if CLOSED.contains(&errno) => GONE,
-        error => error,
+    if packet::is_closed(&error) {
+        GONE
+    } else {
+        error
     }
 }

@@ -126,15 +126,17 @@ pub(super) enum Call {
     Pidfd = 2,
     Receive = 3,
     Watch = 4,
-    Other = 5,
+    Send = 5,
+    Other = 6,
 }
 
 impl Call {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Fork,
         Self::Pidfd,
         Self::Receive,
         Self::Watch,
+        Self::Send,
         Self::Other,
     ];
 
@@ -144,6 +146,7 @@ impl Call {
             Self::Pidfd => "pidfd_open",
             Self::Receive => "recvmsg",
             Self::Watch => "epoll_ctl",
+            Self::Send => "sendmsg",
             Self::Other => "fork server",
         }
     }

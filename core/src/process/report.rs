@@ -6,6 +6,7 @@ use crate::sys::packet::{self, Arrived};
 use crate::sys::{identity, pidfd};
 use crate::{Deadline, Error, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -17,8 +18,10 @@ const MOMENT: Duration = Duration::from_millis(50);
 /// How often a wait for the server's word asks the kernel, for the case that none will come: a process that another thread
 /// forked in the middle of a start may have a copy of the server's end.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How long whoever inherits a dead server's children is given to collect them.
-const INHERITED: Duration = Duration::from_millis(250);
+/// How long whoever inherits a dead server's child is given to wait for it: some do it once a second.
+const INHERITED: Duration = Duration::from_secs(3);
+/// How often it is asked for meanwhile.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// The socket by which the server will tell how a child ended.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub(super) struct Report {
     asker: u32,
     /// Somebody has waited for the moment in vain.
     is_late: AtomicBool,
+    /// Set once the server is gone: until when whoever inherited the child may wait for it.
+    inherited: OnceLock<Deadline>,
 }
 
 impl Report {
@@ -36,6 +41,7 @@ impl Report {
             reply,
             asker: identity::pid(),
             is_late: AtomicBool::new(false),
+            inherited: OnceLock::new(),
         }
     }
 
@@ -57,6 +63,10 @@ impl Report {
 
     /// Waits for word of a child that has ended, as long as is good before [`take`](Self::take) looks: whether it has come.
     pub(super) fn wait(&self, deadline: Deadline) -> Result<bool> {
+        if self.inherited.get().is_some() {
+            std::thread::sleep(deadline.remaining().unwrap_or(PAUSE).min(PAUSE));
+            return Ok(true);
+        }
         let is_short = deadline.remaining().is_some_and(|left| left < MOMENT);
         let until = if is_short && !self.is_late.load(Relaxed) {
             Deadline::after(MOMENT)
@@ -78,32 +88,38 @@ impl Report {
         match packet::receive(&self.reply, REPLY)? {
             Arrived::Packet { bytes, .. } => match Reply::of(&bytes) {
                 Some(Reply::Ended(status)) => Ok(Some(status)),
-                _ => Ok(Some(without_parent(pidfd))),
+                _ => Ok(self.without_server(pidfd)),
             },
-            Arrived::End => Ok(Some(without_parent(pidfd))),
+            Arrived::End => Ok(self.without_server(pidfd)),
             Arrived::Nothing => Ok(None),
         }
     }
+
+    /// What is known without the server's word; `None` as long as somebody may still come to know it.
+    fn without_server(&self, pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
+        let inherited = self
+            .inherited
+            .get_or_init(|| Deadline::after(INHERITED))
+            .passed();
+        found(pidfd).or(inherited.then_some(UNKNOWN))
+    }
 }
 
-/// How a process ended whose parent tells nothing: it is ours by now, or somebody collects it soon, and the kernel keeps what
-/// that one was told for as long as there is a pidfd. At most a quarter of a second.
-pub(super) fn without_parent(pidfd: BorrowedFd<'_>) -> ExitStatus {
-    let end = Deadline::after(INHERITED);
-    let mut pause = Duration::from_micros(100);
-    loop {
-        if let Ok(Some(found)) = pidfd::collect(pidfd) {
-            return status(found);
-        }
-        match pidfd::told(pidfd) {
-            Ok(Some(found)) => return status(found),
-            Ok(None) | Err(Error::Interrupted) if !end.passed() => {
-                std::thread::sleep(pause);
-                pause *= 2;
-            }
-            _ => return UNKNOWN,
-        }
+/// How a process ended whose parent doesn't tell: it is ours by now, or somebody else has waited for it, and the kernel keeps
+/// what that one was told for as long as there is a pidfd (Linux 6.15). `None`: nobody has waited for it yet.
+fn found(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
+    if let Ok(Some(ours)) = pidfd::collect(pidfd) {
+        return Some(status(ours));
     }
+    match pidfd::told(pidfd) {
+        Ok(told) => told.map(status),
+        Err(_) => Some(UNKNOWN),
+    }
+}
+
+/// How a process ended that somebody has waited for already.
+pub(super) fn afterwards(pidfd: BorrowedFd<'_>) -> ExitStatus {
+    found(pidfd).unwrap_or(UNKNOWN)
 }
 
 /// As the system has it: whether by a signal, and the signal or the code.

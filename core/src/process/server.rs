@@ -166,7 +166,7 @@ impl Server {
             Ok(Some(status)) => report::status(status),
             Ok(None) | Err(Error::Interrupted) => return,
             // This process ignores SIGCHLD, or somebody in it waits for any child.
-            Err(_) => report::without_parent(child.pidfd.as_fd()),
+            Err(_) => report::afterwards(child.pidfd.as_fd()),
         };
         tell(&child.reply, Reply::Ended(status));
         self.ready.remove(&child.pidfd);
@@ -175,13 +175,10 @@ impl Server {
 
     /// Says that the request's child runs: it is this process' child, and nobody has waited for it.
     ///
-    /// If it can't be watched, it is killed, and the request refused.
+    /// If it can't be watched, or told of, it is killed, and the request refused.
     pub fn started(&mut self, request: Request, pid: u32) {
-        match self.watch(pid) {
+        match self.watch(pid, &request.reply) {
             Ok((number, pidfd)) => {
-                let reply = Reply::Started(pid).bytes();
-                // Nobody hears it when who asked is gone: the child will find that out.
-                let _ = packet::send(&request.reply, &reply, &[pidfd.as_fd()]);
                 let reply = request.reply;
                 self.children.insert(number, Served { pidfd, reply });
             }
@@ -192,12 +189,21 @@ impl Server {
         }
     }
 
-    fn watch(&mut self, pid: u32) -> Result<(u64, OwnedFd)> {
+    fn watch(&mut self, pid: u32, reply: &OwnedFd) -> Result<(u64, OwnedFd)> {
         let pidfd = pidfd::open(pid)?;
         let number = self.next;
         self.ready.add(&pidfd, number)?;
         self.next += 1;
-        Ok((number, pidfd))
+        let started = Reply::Started(pid).bytes();
+        match packet::send(reply, &started, &[pidfd.as_fd()]) {
+            // Nobody hears it when who asked is gone: the child will find that out.
+            Ok(_) => Ok((number, pidfd)),
+            Err(error) if packet::is_closed(&error) => Ok((number, pidfd)),
+            Err(error) => {
+                self.ready.remove(&pidfd);
+                Err(error)
+            }
+        }
     }
 
     /// Says that there will be no child, and why: the error of the call that failed.

@@ -1,7 +1,7 @@
 //! Sockets without a name that carry whole packets, with descriptors. Source: unix(7), cmsg(3), epoll(7).
 
-use super::{ask, demand};
-use crate::{Deadline, Result};
+use super::{ask, demand, failed};
+use crate::{Deadline, Error, Result};
 use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, epoll};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
@@ -67,7 +67,7 @@ pub(crate) fn send(
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
-        return Err(super::failed("sendmsg", Errno::INVAL));
+        return Err(failed("sendmsg", Errno::INVAL));
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     let sent = ask("sendmsg", || {
@@ -76,8 +76,14 @@ pub(crate) fn send(
     match sent {
         Ok(_) => Ok(true),
         Err(Errno::AGAIN) => Ok(false),
-        Err(errno) => Err(super::failed("sendmsg", errno)),
+        Err(errno) => Err(failed("sendmsg", errno)),
     }
+}
+
+/// Whether an error of [`send`] says that the other end is closed.
+pub(crate) fn is_closed(error: &Error) -> bool {
+    let closed = [Errno::PIPE, Errno::CONNRESET].map(Errno::raw_os_error);
+    matches!(error, Error::Os { errno, .. } if closed.contains(errno))
 }
 
 /// Takes the next packet, at most `length` bytes of it, without waiting. Its descriptors are closed on exec.
@@ -94,7 +100,7 @@ pub(crate) fn receive(socket: impl AsFd, length: usize) -> Result<Arrived> {
         Ok(message) => message,
         Err(Errno::AGAIN) => return Ok(Arrived::Nothing),
         Err(Errno::CONNRESET) => return Ok(Arrived::End),
-        Err(errno) => return Err(super::failed("recvmsg", errno)),
+        Err(errno) => return Err(failed("recvmsg", errno)),
     };
     let mut descriptors = Vec::new();
     for part in control.drain() {
@@ -195,9 +201,9 @@ impl Ready {
         /// At once; those beyond come at the next call.
         const BATCH: usize = 64;
         let mut events = Vec::with_capacity(BATCH);
-        demand("epoll_wait", || {
-            epoll::wait(&self.0, rustix::buffer::spare_capacity(&mut events), None)
-        })?;
+        // Nothing that limits a process refuses it.
+        let room = rustix::buffer::spare_capacity(&mut events);
+        epoll::wait(&self.0, room, None).map_err(|errno| failed("epoll_wait", errno))?;
         Ok(events.into_iter().map(|event| event.data.u64()).collect())
     }
 }

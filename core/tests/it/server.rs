@@ -476,6 +476,82 @@ fn a_server_without_room_says_so() {
     scene.close();
 }
 
+/// Each call that a start makes is refused once, and each that the server makes for it: the error names it, nothing is left
+/// behind, and the next start is as good as any.
+#[cfg(crash_points)]
+#[test]
+fn any_call_of_a_start_may_be_refused() {
+    use procession_core::sys::refuse;
+    const REFUSED: i32 = libc::EMFILE;
+    fn refuse_as_asked(request: Request) -> Request {
+        match request.body()[2] {
+            0 => drop(refuse::disarm()),
+            n => refuse::arm(n.into(), REFUSED),
+        }
+        request
+    }
+    let _alone = alone();
+    let scene = Scene::with(refuse_as_asked);
+    let count = || {
+        (
+            descriptors(std::process::id()),
+            descriptors(scene.process.pid()),
+        )
+    };
+    let start = |theirs: u8| -> procession_core::Result<ExitStatus> {
+        let slot = scene.arena.reserve().unwrap();
+        let child = ask(&scene.server, &slot, &[command::EXIT, 6, theirs], &[])?;
+        Ok(end(&child))
+    };
+    assert_eq!(start(0), Ok(ExitStatus::Code(6)));
+    let before = count();
+    let mut errors = std::collections::BTreeSet::new();
+    let mut check = |result: procession_core::Result<ExitStatus>, known: &[&str]| match result {
+        Ok(status) => assert_eq!(status, ExitStatus::Code(6)),
+        Err(Error::Os { call, errno }) => {
+            assert_eq!(errno, REFUSED, "{call}");
+            assert!(known.contains(&call), "{call} wasn't refused");
+            errors.insert(call);
+        }
+        Err(error) => panic!("{error}"),
+    };
+    for n in 1.. {
+        let slot = scene.arena.reserve().unwrap();
+        refuse::arm(n, REFUSED);
+        let started = ask(&scene.server, &slot, &[command::EXIT, 6, 0], &[]);
+        let passed = refuse::disarm();
+        let is_over = passed.len() < usize::try_from(n).unwrap();
+        check(
+            started.map(|child| end(&child)),
+            &passed[passed.len() - 1..],
+        );
+        assert_eq!(start(0), Ok(ExitStatus::Code(6)), "after {passed:?}");
+        if is_over {
+            break;
+        }
+    }
+    // Those of the fork's handlers, of the child, and of the server once it has forked.
+    for n in 1..30 {
+        check(start(n), &["pidfd_open", "epoll_ctl", "sendmsg"]);
+        assert_eq!(start(0), Ok(ExitStatus::Code(6)), "after {n}");
+    }
+    for call in [
+        "pidfd_open",
+        "epoll_ctl",
+        "socketpair",
+        "sendmsg",
+        "recvmsg",
+        "poll",
+    ] {
+        assert!(errors.contains(call), "{call} was not refused: {errors:?}");
+    }
+    until("nothing to be left", || {
+        let now = count();
+        now.0 <= before.0 && now.1 <= before.1
+    });
+    scene.close();
+}
+
 /// Whatever comes by the socket, the server serves the next, and keeps none of the descriptors.
 #[test]
 fn any_bytes_leave_a_server_as_it_was() {
