@@ -476,6 +476,60 @@ fn a_server_without_room_says_so() {
     scene.close();
 }
 
+/// Who asked dies, and is recovered, while the child is there and has not said so yet: its place stays its own, with what was
+/// given to it. If it then dies too, nothing stays.
+#[cfg(crash_points)]
+#[test]
+fn a_child_loses_nothing_when_who_asked_dies_before_it_settles() {
+    use procession_core::sys::crash::{self, Action, Trigger, Whose};
+    let _alone = alone();
+    for dies in [false, true] {
+        let arena = Arena::create().unwrap();
+        let answers = Queue::new(&arena, None).unwrap();
+        let (way, end) = ForkServer::new().unwrap();
+        let asker = fork(|| {
+            let slot = arena.reserve().unwrap();
+            let lock = Lock::new(&arena).unwrap();
+            slot.give(lock.name()).unwrap();
+            slot.give(answers.name()).unwrap();
+            let body = names(&lock, &answers);
+            drop(lock);
+            let _starting = way.start(&slot, &body, &[], Deadline::NEVER).unwrap();
+            loop {
+                std::thread::park();
+            }
+        });
+        let mut server = Server::new(end).unwrap();
+        let request = server.next_request().unwrap().unwrap();
+        let adoption = request.adopt(&arena).unwrap();
+        crash::arm_at(Trigger::Nth(1), Action::Stop, Whose::Child);
+        let child = fork(|| {
+            crash::disarm();
+            assert_eq!(obey(&arena, server.become_child(request)), 0);
+        });
+        crash::disarm();
+        drop(adoption);
+        assert!(child.wait_stopped());
+        asker.signal(libc::SIGKILL);
+        assert_eq!(asker.wait(), -libc::SIGKILL);
+        for _ in 0..2 {
+            arena.reap().unwrap();
+            // The queue, and the lock that the child's place holds.
+            assert_eq!(arena.census().unwrap().objects, 2);
+        }
+        if dies {
+            child.signal(libc::SIGKILL);
+            assert_eq!(child.wait(), -libc::SIGKILL);
+        } else {
+            child.signal(libc::SIGCONT);
+            child.join();
+            assert!(answers.get(Deadline::now()).unwrap().is_some());
+        }
+        drop((way, answers));
+        until_empty(&arena);
+    }
+}
+
 /// Each call that a start makes is refused once, and each that the server makes for it: the error names it, nothing is left
 /// behind, and the next start is as good as any.
 #[cfg(crash_points)]
