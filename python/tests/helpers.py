@@ -85,8 +85,9 @@ class Case(unittest.TestCase):
         super().setUpClass()
         if cls.method == 'forkserver':
             # A server that has the class loaded, as it would have a program's main module.
-            forkserver._forkserver._stop()
             procession.set_forkserver_preload(['__main__', cls.__module__])
+            # Other classes count who is in the tree.
+            cls.addClassCleanup(forkserver._forkserver._stop)
 
     def setUp(self):
         faulthandler.dump_traceback_later(WATCHDOG, exit=True)
