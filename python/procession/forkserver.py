@@ -56,25 +56,23 @@ class ForkServer:
         code, and one to write its preparation and process object to, pickled.
         """
         slot = _core.child_slot()
-        with contextlib.ExitStack() as undo:
-            undo.callback(slot.release)
-            (child_r, data_w), (status_r, status_w) = os.pipe(), os.pipe()
-            for fd in (data_w, status_r, status_w):
-                undo.callback(os.close, fd)
-            try:
-                child = self._start(slot, False, [child_r, *fds])
-            finally:
-                os.close(child_r)
-            undo.pop_all()
+        (reader, data), (status, writer) = os.pipe(), os.pipe()
+        try:
+            child = self._start(slot, False, [reader, *fds])
+        except BaseException:
+            util.close_fds(data, status, writer)
+            slot.release()
+            raise
+        finally:
+            os.close(reader)
 
         def report():
-            with contextlib.suppress(BrokenPipeError):
-                write_signed(status_w, child.pid)
-                write_signed(status_w, child.wait())
-            os.close(status_w)
+            with contextlib.suppress(BrokenPipeError), open(writer, 'wb', buffering=0):
+                write_signed(writer, child.pid)
+                write_signed(writer, child.wait())
             slot.release()
         threading.Thread(target=report, daemon=True).start()
-        return status_r, data_w
+        return status, data
 
     def _start(self, slot, daemon, fds, payload=None):
         """Has a child forked into a place; an EOFError says that the server is gone."""
@@ -115,35 +113,30 @@ class ForkServer:
         data = spawn.get_preparation_data('ignore')
         wanted = _PATHS + _MAIN * ('__main__' in self._preload_modules)
         data = {key: data[key] for key in wanted if key in data}
-        job = pickle.dumps((list(self._preload_modules), self._on_error, data))
-        with contextlib.ExitStack() as undo, contextlib.ExitStack() as passed:
-            slot = _core.child_slot()
-            undo.callback(slot.release)
-            way, end = _core.fork_server()
-            undo.callback(way.close)
-            passed.callback(os.close, end)
-            reader, writer = map(util._above_streams, os.pipe())
-            passed.callback(os.close, reader)
-            with open(writer, 'wb') as file:
-                pid = self._run(end, reader, slot)
-                passed.close()
-                self._way, self._slot, self._forkserver_pid, self._starter = way, slot, pid, os.getpid()
-                undo.pop_all()
-                # One that died already is noticed when it is asked.
-                with contextlib.suppress(BrokenPipeError):
-                    file.write(job)
-                    file.flush()
+        slot, (way, end) = _core.child_slot(), _core.fork_server()
+        try:
+            # In memory, not a pipe: nobody waits for who reads it.
+            with open(util._above_streams(os.memfd_create('job')), 'w+b') as job:
+                pickle.dump((list(self._preload_modules), self._on_error, data), job)
+                job.seek(0)
+                pid = self._run(end, job.fileno(), slot)
+        except BaseException:
+            way.close()
+            slot.release()
+            raise
+        finally:
+            os.close(end)
+        self._way, self._slot, self._forkserver_pid, self._starter = way, slot, pid, os.getpid()
 
     @staticmethod
-    def _run(end, reader, slot):
+    def _run(end, job, slot):
         arena, tracker = _core.arena_descriptor(), popen_spawn_posix._tracker_descriptor()
-        call = f'main({end}, {reader}, {slot.token(arena)!r}, {int(_alias.installed)}, {tracker})'
+        call = f'main({end}, {job}, {slot.token(arena)!r}, {int(_alias.installed)}, {tracker})'
         command = [spawn.get_executable(), *util._args_from_interpreter_flags(), '-c', spawn._program('forkserver', call)]
         # A signal that comes before the server is ready for it waits.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            passed = [end, reader, arena] + [tracker] * (tracker is not None)
-            return util.spawnv_passfds(command[0], command, passed)
+            return util.spawnv_passfds(command[0], command, [end, job, arena] + [tracker] * (tracker is not None))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -174,9 +167,10 @@ def main(requests, job, token, alias=0, tracker_fd=None):
             _alias.install()
         _inherit_tracker(tracker_fd)
         with open(job, 'rb') as file:
-            _preload(*pickle.load(file))
-    except (KeyboardInterrupt, EOFError):
-        # Who wanted a server is gone, or goes; one who doesn't starts another.
+            modules, on_error, data = pickle.load(file)
+        _preload(modules, on_error, data)
+    except KeyboardInterrupt:
+        # Whoever goes on starts another.
         os._exit(1)
     handlers = {number: signal.signal(number, handler) or signal.SIG_DFL for number, handler in (
         (signal.SIGCHLD, signal.SIG_DFL), (signal.SIGINT, signal.SIG_IGN))}
