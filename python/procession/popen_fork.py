@@ -3,13 +3,14 @@
 __all__ = ['Popen']
 
 import os
-import select
 import signal
 import sys
 import threading
-import time
 
 from . import _core, util
+
+#: The exit code of a process whose status somebody else has taken, as asyncio has it.
+_UNKNOWN = 255
 
 
 class Popen:
@@ -72,6 +73,9 @@ class Popen:
             return False
         return True
 
+    def __reduce__(self):
+        raise TypeError('a process that was started belongs to the process that started it')
+
     def duplicate_for_child(self, fd):
         """The number that a descriptor has in the child."""
         return fd
@@ -87,42 +91,29 @@ class Popen:
         if self.returncode is not None:
             return
         try:
-            pid, status = os.waitpid(self.pid, flag)
-        except OSError:
-            # Somebody else has waited for it.
-            return
-        if pid == self.pid:
-            self.returncode = os.waitstatus_to_exitcode(status)
-            # What it held is given back now, not when it's missed.
-            _core.reap()
+            end = os.waitid(os.P_PIDFD, self.sentinel, os.WEXITED | flag)
+        except ChildProcessError:
+            # Somebody else has waited for it, or SIGCHLD is ignored: it has ended, and nobody knows how.
+            self.returncode = _UNKNOWN
+        else:
+            if end is None:
+                return
+            self.returncode = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+        # What it held is given back now, not when it's missed.
+        _core.reap()
 
     def wait(self, timeout=None):
         """The exit code; None if the process hasn't ended after so many seconds."""
-        if self.returncode is None:
-            # The sentinel is what is waited for, so that other threads can ask meanwhile.
-            if not self._ended_within(timeout):
-                return None
+        # The sentinel is what is waited for, so that other threads can ask meanwhile.
+        if self.returncode is None and util._ready([self.sentinel], timeout):
             return self.poll()
         return self.returncode
 
-    def _ended_within(self, timeout):
-        poll = select.poll()
-        poll.register(self.sentinel, select.POLLIN)
-        if timeout is None:
-            return bool(poll.poll())
-        deadline = time.monotonic() + timeout
-        while True:
-            left = max(0.0, deadline - time.monotonic())
-            # The kernel counts in ms; an hour at a time is never too much for it.
-            if poll.poll(min(left, 3600.0) * 1000):
-                return True
-            if left == 0.0:
-                return False
-
     def _send_signal(self, sig):
-        if self.returncode is None:
+        # By the sentinel: the process id may be another's by now.
+        if self.poll() is None:
             try:
-                os.kill(self.pid, sig)
+                signal.pidfd_send_signal(self.sentinel, sig)
             except ProcessLookupError:
                 pass
             except OSError:

@@ -10,11 +10,13 @@ import threading
 from . import _alias, _core, popen_fork, reduction, spawn, util
 from .context import set_spawning_popen
 
+_DupFd = reduction._Inherited
+
 
 class Popen(popen_fork.Popen):
     """A started process: a new interpreter that got the process object as a pickle."""
     method = 'spawn'
-    DupFd = reduction._Inherited
+    DupFd = _DupFd
 
     def __init__(self, process_obj):
         self._fds = []
@@ -40,8 +42,7 @@ class Popen(popen_fork.Popen):
         pickle = io.BytesIO()
         set_spawning_popen(self)
         try:
-            reduction.dump(spawn.get_preparation_data(process_obj.name), pickle)
-            reduction.dump(process_obj, pickle)
+            spawn.dump_child(process_obj, pickle)
         finally:
             set_spawning_popen(None)
         return pickle

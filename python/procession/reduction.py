@@ -24,6 +24,10 @@ class _Reducers(dict):
         except KeyError:
             return copyreg.dispatch_table[cls]
 
+    def __contains__(self, cls):
+        return any(cls in table for table in (
+            self.keys(), _standard.reduction.ForkingPickler._extra_reducers, copyreg.dispatch_table))
+
 
 _live_reducers = _Reducers()
 
@@ -32,6 +36,7 @@ class ForkingPickler(pickle.Pickler):
     """A pickler that knows what processes share."""
 
     _extra_reducers = _live_reducers
+    _copyreg_dispatch_table = copyreg.dispatch_table
     dispatch_table = _live_reducers
 
     def __init__(self, *args):

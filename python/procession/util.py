@@ -10,12 +10,22 @@ import atexit
 import fcntl
 import itertools
 import os
+import select
 import sys
 import threading
+import time
 import weakref
-from subprocess import _args_from_interpreter_flags  # noqa: F401
 
 from . import _core, process
+
+
+def __getattr__(name):
+    if name == '_args_from_interpreter_flags':
+        # Children don't need it, and what it lies in takes long to import.
+        from subprocess import _args_from_interpreter_flags
+        return _args_from_interpreter_flags
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
 
 #
 # Logging
@@ -35,29 +45,15 @@ _logger = None
 _log_to_stderr = False
 
 
-def sub_debug(msg, *args):
-    if _logger:
-        _logger.log(SUBDEBUG, msg, *args, stacklevel=2)
+def _logging_at(level):
+    def log(msg, *args):
+        if _logger:
+            # As the caller's line, not this one.
+            _logger.log(level, msg, *args, stacklevel=2)
+    return log
 
 
-def debug(msg, *args):
-    if _logger:
-        _logger.log(DEBUG, msg, *args, stacklevel=2)
-
-
-def info(msg, *args):
-    if _logger:
-        _logger.log(INFO, msg, *args, stacklevel=2)
-
-
-def warn(msg, *args):
-    if _logger:
-        _logger.log(WARNING, msg, *args, stacklevel=2)
-
-
-def sub_warning(msg, *args):
-    if _logger:
-        _logger.log(SUBWARNING, msg, *args, stacklevel=2)
+sub_debug, debug, info, sub_warning, warn = map(_logging_at, (SUBDEBUG, DEBUG, INFO, SUBWARNING, WARNING))
 
 
 def get_logger():
@@ -299,6 +295,7 @@ def _exit_forked(code):
     try:
         if _CHILDREN_RUN_ATEXIT:
             atexit._run_exitfuncs()
+            _flush_std_streams()
         else:
             _core.leave()
     finally:
@@ -353,7 +350,9 @@ def close_all_fds_except(fds):
     fds = sorted([*fds, -1, MAXFD])
     assert fds[-1] == MAXFD, 'fd too large'
     for before, after in itertools.pairwise(fds):
-        os.closerange(before + 1, after)
+        # The interpreter takes an empty range from 0 for all there is.
+        if before + 1 < after:
+            os.closerange(before + 1, after)
 
 
 def _above_streams(fd):
@@ -373,6 +372,20 @@ def _pidfd(pid):
     except OSError as e:
         # A filter's refusal or an old kernel's: it says of what.
         raise OSError(e.errno, f'pidfd_open: {e.strerror}') from None
+
+
+def _ready(fds, timeout):
+    """Those of the descriptors that are ready to be read, waiting for one so many seconds (None: as long as it takes)."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        # The kernel counts in ms; an hour at a time is never too much for it.
+        ready = poll.poll(left if left is None else min(left, 3600.0) * 1000)
+        if ready or left == 0.0:
+            return [fd for fd, _ in ready]
 
 
 def close_fds(*fds):
