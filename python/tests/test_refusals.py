@@ -328,6 +328,10 @@ class SpawnGuardsTest(Guards, helpers.Case):
     method = 'spawn'
 
 
+class ForkServerGuardsTest(Guards, helpers.Case):
+    method = 'forkserver'
+
+
 class SpawnFrozenTest(Frozen, helpers.Case):
     method = 'spawn'
 

@@ -4,7 +4,10 @@ use crate::arguments::Arguments;
 use crate::python::{self, Interpreter};
 use crate::run::{Failed, Step, root, step};
 
-/// What CI runs on each interpreter: the classes for what is built, on both start methods that are. The rest of the
+/// All start methods.
+const METHODS: [&str; 3] = ["fork", "spawn", "forkserver"];
+
+/// What CI runs on each interpreter: the classes for what is built, on each start method. The rest of the
 /// suite is mostly about what isn't built yet, and takes long to say so.
 const BOUNDED: [&str; 36] = [
     "WithProcessesTestLock",
@@ -57,7 +60,7 @@ pub(crate) fn perform(arguments: &Arguments) -> Step {
     };
     let methods: Vec<&str> = match arguments.method.as_deref() {
         Some(method) => vec![method],
-        None => vec!["fork", "spawn"],
+        None => METHODS.to_vec(),
     };
     let words: Vec<&str> = arguments.word.as_deref().into_iter().collect();
     run(&interpreters, &methods, &[], &words)
@@ -65,9 +68,9 @@ pub(crate) fn perform(arguments: &Arguments) -> Step {
 
 /// What CI runs.
 pub(crate) fn bounded() -> Step {
-    let (interpreters, methods) = (Interpreter::all()?, ["fork", "spawn"]);
-    run(&interpreters, &methods, &[], &BOUNDED)?;
-    run(&interpreters, &methods, &["--companions"], &MAIN_MODULES)
+    let interpreters = Interpreter::all()?;
+    run(&interpreters, &METHODS, &[], &BOUNDED)?;
+    run(&interpreters, &METHODS, &["--companions"], &MAIN_MODULES)
 }
 
 fn run(interpreters: &[Interpreter], methods: &[&str], options: &[&str], words: &[&str]) -> Step {
