@@ -131,8 +131,11 @@ class ForkServer:
     @staticmethod
     def _run(end, job, slot):
         arena, tracker = _core.arena_descriptor(), popen_spawn_posix._tracker_descriptor()
-        call = f'main({end}, {job}, {slot.token(arena)!r}, {int(_alias.installed)}, {tracker})'
-        command = spawn.command('forkserver', call)
+        kwds = dict(requests=end, job=job, token=slot.token(arena), alias=int(_alias.installed), tracker_fd=tracker)
+        if getattr(sys, 'frozen', False):
+            command = spawn.get_command_line(**kwds)
+        else:
+            command = spawn.command('forkserver', 'main(%s)' % ', '.join('%s=%r' % item for item in kwds.items()))
         # A signal that comes before the server is ready for it waits.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:

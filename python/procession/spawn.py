@@ -48,12 +48,15 @@ def is_forking(argv):
 
 
 def freeze_support():
-    """Runs a child's part if this process is one: the first line of a frozen program's main block."""
+    """Runs a child's part, or the fork server's, if this process is one: the first line of a frozen program's main block."""
     if is_forking(sys.argv):
         kwds = {}
         for arg in sys.argv[2:]:
             name, value = arg.split('=', 1)
             kwds[name] = value if name == 'token' else None if value == 'None' else int(value)
+        if 'requests' in kwds:
+            from .forkserver import main
+            main(**kwds)
         spawn_main(**kwds)
 
 

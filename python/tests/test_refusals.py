@@ -324,6 +324,10 @@ class SpawnRefusalsTest(Refusals, helpers.Case):
             self.refused(self.process(nothing), 'no interpreter to start', 'set_executable()')
 
 
+class ForkServerRefusalsTest(Refusals, helpers.Case):
+    method = 'forkserver'
+
+
 class SpawnGuardsTest(Guards, helpers.Case):
     method = 'spawn'
 
@@ -334,6 +338,10 @@ class ForkServerGuardsTest(Guards, helpers.Case):
 
 class SpawnFrozenTest(Frozen, helpers.Case):
     method = 'spawn'
+
+
+class ForkServerFrozenTest(Frozen, helpers.Case):
+    method = 'forkserver'
 
 
 class ForkRefusesNothingTest(helpers.Case):
