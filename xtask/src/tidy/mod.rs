@@ -14,7 +14,7 @@ pub(crate) fn perform() -> Step {
     println!("tidy: {} files", sources.len());
     let shim = budgets::shim_lines(&sources);
     println!(
-        "tidy: the Python shim has {shim} lines of at most {}",
+        "tidy: the Python shim has {shim} lines of code, of at most {}",
         budgets::SHIM_LINES
     );
     for note in budgets::notes(&sources) {
