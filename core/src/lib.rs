@@ -20,7 +20,7 @@ mod tree;
 
 pub use deadline::Deadline;
 pub use error::{Error, Result};
-pub use process::{Child, ExitStatus, ForkServer, Spec, Starting};
+pub use process::{Child, ExitStatus, ForkServer, Parent, Setting, Spec, Starting};
 pub use queue::{Claim, Extent, Message, Put, Queue, Taken};
 pub use shm::{
     Adoption, Arena, Bytes, Carried, Census, ChildSlot, Memory, NamedMemory, Naming, ObjectName,

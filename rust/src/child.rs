@@ -1,12 +1,17 @@
 //! Where a child begins.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::codec;
+use crate::error::{Error, ErrorKind, Result, retry};
 use crate::function::{Runner, end};
 use crate::launch::{CALL, Ticket};
+use crate::process::me;
 use crate::tree;
+use procession_core::process::Others;
 use procession_core::{Deadline, Queue};
 use std::io::Write;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Exit code of a child whose function panicked: as of a Rust program whose `main` does.
 const PANICKED: i32 = 101;
@@ -21,6 +26,8 @@ pub(crate) enum Mode {
 }
 
 static MODE: OnceLock<Mode> = OnceLock::new();
+/// This process, or one that it was forked from, began as a child in a test.
+static IN_TEST: AtomicBool = AtomicBool::new(false);
 
 /// Makes this program's own processes work: to be called in the first line of `main`.
 ///
@@ -83,6 +90,15 @@ pub(crate) fn mode() -> Result<Mode> {
     Ok(*MODE.get_or_init(|| Mode::Test(name.leak())))
 }
 
+/// Which threads this process may have when it forks: libtest's first one waits for the test that a child begins in.
+pub(crate) fn others() -> Others {
+    if IN_TEST.load(Relaxed) {
+        Others::ParkedFirst
+    } else {
+        Others::None
+    }
+}
+
 /// Becomes a child if this process was started as one.
 fn begin(mode: Mode) {
     let last = std::env::args_os().next_back();
@@ -91,37 +107,63 @@ fn begin(mode: Mode) {
     let Some(ticket) = ticket else {
         return;
     };
-    let code = ticket.and_then(run).unwrap_or_else(|error| {
-        // Nobody else can be told; without standard error nobody at all.
-        let _ = writeln!(std::io::stderr(), "procession: {error}");
-        1
-    });
+    IN_TEST.store(mode != Mode::Main, Relaxed);
+    let code = ticket.and_then(run).unwrap_or_else(complain);
     std::process::exit(code);
 }
 
-/// Runs the call in the mailbox and answers it; gives the exit code.
+/// Says why this process can't be what it was started for; gives its exit code.
+fn complain(error: Error) -> i32 {
+    // Nobody else can be told; without standard error nobody at all.
+    let _ = writeln!(std::io::stderr(), "procession: {error}");
+    1
+}
+
+/// Attaches, then runs the call in the mailbox; gives the exit code.
 fn run(ticket: Ticket) -> Result<i32> {
-    let failed = |error| Error::at("begin as a child", error);
-    if let Some((parent, by_main_thread)) = ticket.parent {
-        procession_core::die_with_parent(parent, by_main_thread).map_err(failed)?;
-    }
+    depend(ticket.parent)?;
     let arena = tree::attach(&ticket.token)?;
-    let mailbox = crate::error::retry(|| Queue::open(arena, ticket.mailbox)).map_err(failed)?;
-    let call = crate::error::retry(|| mailbox.get(Deadline::now())).map_err(failed)?;
+    let mailbox = retry(|| Queue::open(arena, ticket.mailbox)).map_err(failed)?;
+    answer(&mailbox)
+}
+
+/// What a forked child does: runs the call in the mailbox; gives the exit code.
+pub(crate) fn begin_in(parent: Option<(u32, bool)>, mailbox: &Queue) -> i32 {
+    let ran = depend(parent).and_then(|()| answer(mailbox));
+    ran.unwrap_or_else(complain)
+}
+
+/// Has this process die with its parent, if it is a daemon.
+fn depend(parent: Option<(u32, bool)>) -> Result<()> {
+    let Some((parent, by_main_thread)) = parent else {
+        return Ok(());
+    };
+    procession_core::die_with_parent(parent, by_main_thread).map_err(failed)
+}
+
+/// Runs the call in the mailbox and answers it; gives the exit code.
+fn answer(mailbox: &Queue) -> Result<i32> {
+    let call = retry(|| mailbox.get(Deadline::now())).map_err(failed)?;
     let call = call.filter(|call| call.tag == CALL).ok_or_else(|| {
         Error::new(
             ErrorKind::Malformed,
             "begin as a child: there is nothing to do",
         )
     })?;
+    let mut bytes: &[u8] = &call.bytes;
+    me::be(codec::decode(&mut bytes)?);
     let mut output = Vec::new();
-    let (tag, names) = Runner::default().run(&call.bytes, &mut output);
+    let (tag, names) = Runner::default().run(bytes, &mut output);
     drop(call);
-    crate::error::retry(|| mailbox.put_naming(tag, &[&output], &names, Deadline::NEVER))
+    retry(|| mailbox.put_naming(tag, &[&output], &names, Deadline::NEVER))
         .map_err(|error| Error::at("give a value back", error))?;
     Ok(match tag {
         end::RETURNED => 0,
         end::PANICKED => PANICKED,
         _ => 1,
     })
+}
+
+fn failed(error: procession_core::Error) -> Error {
+    Error::at("begin as a child", error)
 }

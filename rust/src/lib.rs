@@ -19,7 +19,10 @@ pub use bytemuck;
 pub use child::init;
 pub use error::{Error, ErrorKind, GetError, JoinError, PutError, RemoteError, Result};
 pub use pool::{Apply, AsyncResult, Imap, MapResult, Pool};
-pub use process::{Builder, Process};
+pub use process::{
+    Builder, ChildHandle, CurrentProcess, ParentProcess, Process, StartMethod, Stdio,
+    active_children, current_process, parent_process, wait, wait_timeout,
+};
 pub use procession_core::ExitStatus;
 pub use queue::Queue;
 pub use shared::{Array, ArrayGuard, Atomic, RawArray, RawValue, SharedMemory, Value, ValueGuard};
@@ -32,6 +35,7 @@ pub use sync::{
 #[doc(hidden)]
 pub mod __private {
     pub use crate::child::test_entry;
+    pub use crate::tree::census;
 }
 
 /// Lets the tests of this crate start processes: expands to one test, in which their children begin.

@@ -85,6 +85,14 @@ impl Child {
         }
     }
 
+    /// Whether it has ended, however that went and whoever has waited for it. Never waits.
+    ///
+    /// # Errors
+    /// `Interrupted` when a signal handler ran.
+    pub fn has_ended(&self) -> Result<bool> {
+        Ok(self.status().is_some() || pidfd::wait(self.pidfd.as_fd(), Deadline::now())?)
+    }
+
     /// Sends it a signal, by its number. Nothing happens if it has ended.
     ///
     /// # Errors

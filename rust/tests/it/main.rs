@@ -6,6 +6,7 @@
 )]
 
 mod lock;
+mod methods;
 mod pool;
 mod process;
 mod queue;
