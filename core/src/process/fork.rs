@@ -66,7 +66,7 @@ pub fn fork(allowed: Others, setting: &Setting, work: impl FnOnce() -> i32) -> R
     match pidfd::open(pid) {
         Ok(pidfd) => Ok(Child::new(pid, pidfd)),
         Err(error) => {
-            pidfd::end(pid);
+            pidfd::end(pid, &error);
             Err(error)
         }
     }

@@ -85,7 +85,7 @@ pub(crate) fn start(plan: &Plan<'_>) -> Result<(u32, OwnedFd)> {
         Ok(pidfd) => Ok((pid, pidfd)),
         Err(error) => {
             // Another thread was quicker, and took the descriptor: nobody would know of the child.
-            pidfd::end(pid);
+            pidfd::end(pid, &error);
             Err(error)
         }
     }

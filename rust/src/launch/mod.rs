@@ -3,7 +3,7 @@
 //! Child and parent share a *mailbox*, a queue of the arena: the parent puts the call into it before the child is
 //! started, the child takes it and puts the answer. So a call or a value of any length waits in shared memory, and
 //! neither side waits for the other; what a child that dies leaves in it goes with it. A call says first who the child is
-//! ([`Birth`]), the same way for each start method.
+//! ([`Birth`](me::Birth)), the same way for each start method.
 //!
 //! A spawned child learns where its mailbox is from its last argument, [`Ticket`]: unlike a variable of the environment,
 //! programs that it starts don't inherit it. Its descriptor 3 is the arena's. A forked one knows already.

@@ -59,8 +59,9 @@ enum Change {
 ///
 /// As [`std::process::Command`], it has errors wait until [`spawn`](Self::spawn).
 ///
-/// ```no_run
+/// ```standalone_crate
 /// # fn main() -> procession::Result<()> {
+/// procession::init();
 /// use std::io::Read;
 /// let mut child = procession::Process::builder()
 ///     .name("heart")

@@ -25,8 +25,9 @@ static CHILDREN: Mutex<Children> = Mutex::new(Children {
 /// A [`Process`](crate::Process) that was dropped is among them for as long as it runs, and so are a pool's workers. One
 /// system call, and two for each that has ended. Starting a process waits for the ended as well.
 ///
-/// ```no_run
+/// ```standalone_crate
 /// # fn main() -> procession::Result<()> {
+/// procession::init();
 /// drop(procession::Process::builder().name("left alone").spawn(|(): ()| (), ())?);
 /// for child in procession::active_children() {
 ///     println!("{} is still there, as process {}", child.name(), child.pid());

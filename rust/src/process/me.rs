@@ -91,8 +91,9 @@ pub struct CurrentProcess(Arc<Me>);
 
 /// Who this process is.
 ///
-/// ```no_run
+/// ```standalone_crate
 /// # fn main() -> procession::Result<()> {
+/// procession::init();
 /// let name = |(): ()| procession::current_process().name().to_owned();
 /// let child = procession::Process::builder().name("heart").spawn(name, ())?;
 /// assert_eq!(child.join()?, "heart");
@@ -131,8 +132,9 @@ impl CurrentProcess {
 ///
 /// Opens a descriptor for it, which is closed with the result.
 ///
-/// ```no_run
+/// ```standalone_crate
 /// # fn main() -> procession::Result<()> {
+/// procession::init();
 /// let work = |(): ()| {
 ///     let parent = procession::parent_process().unwrap().expect("it was started by one");
 ///     parent.join().unwrap();
@@ -157,7 +159,8 @@ pub fn parent_process() -> Result<Option<ParentProcess>> {
     }
     let parent = Parent::new(me.birth.parent)
         .map_err(|error| Error::at("open the parent process", error))?;
-    Ok(Some(ParentProcess { me, parent }))
+    let name = me.birth.parent_name.clone();
+    Ok(Some(ParentProcess { name, parent }))
 }
 
 /// The process that started this one, alive or gone.
@@ -165,7 +168,7 @@ pub fn parent_process() -> Result<Option<ParentProcess>> {
 /// As an [`AsFd`] it is its sentinel: a descriptor that can be read from when it is gone, for [`wait`](crate::wait()) or poll(2).
 #[derive(Debug)]
 pub struct ParentProcess {
-    me: Arc<Me>,
+    name: String,
     parent: Parent,
 }
 
@@ -173,7 +176,7 @@ impl ParentProcess {
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.me.birth.parent_name
+        &self.name
     }
 
     /// Its process id: its own as long as it is alive.

@@ -82,8 +82,9 @@ impl<T> Process<T> {
     /// encoded; `Os` or `Exhausted` when there are no processes, descriptors or memory.
     ///
     /// # Examples
-    /// ```no_run
+    /// ```standalone_crate
     /// # fn main() -> procession::Result<()> {
+    /// procession::init();
     /// let child = procession::Process::spawn(|(a, b): (u32, u32)| a + b, (40, 2))?;
     /// assert_eq!(child.join()?, 42);
     /// # Ok(())

@@ -17,8 +17,9 @@ use std::time::Duration;
 /// `Os` for more objects than this process may have descriptors.
 ///
 /// # Examples
-/// ```no_run
+/// ```standalone_crate
 /// # fn main() -> procession::Result<()> {
+/// procession::init();
 /// let spawn = |number: u64| procession::Process::spawn(|number: u64| number * 2, number);
 /// let mut children = (0..4).map(spawn).collect::<procession::Result<Vec<_>>>()?;
 /// while !children.is_empty() {

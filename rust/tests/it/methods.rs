@@ -510,32 +510,3 @@ fn another_process_than_the_creator_is_told_so() {
         child.join().unwrap();
     });
 }
-
-#[test]
-fn starts_leave_nothing_behind() {
-    each(|method| {
-        let left = || {
-            let count = |path: &str| std::fs::read_dir(path).unwrap().count();
-            (count("/proc/self/fd"), count("/proc/self/task"))
-        };
-        let start = |number: u32| by(method).spawn(|number: u32| number + 1, number).unwrap();
-        assert_eq!(start(1).join().unwrap(), 2);
-        let (before, memory) = (left(), procession::__private::census());
-        let starts = if METHODS[method] == StartMethod::Spawn {
-            100
-        } else {
-            2000
-        };
-        for number in 0..starts {
-            if number % 2 == 0 {
-                assert_eq!(start(number).join().unwrap(), number + 1);
-            } else {
-                drop(start(number));
-            }
-        }
-        until("the last to end", || active_children().is_empty());
-        assert_eq!((left(), procession::__private::census()), (before, memory));
-        let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
-        assert_eq!(children, "", "zombies");
-    });
-}
