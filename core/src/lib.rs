@@ -31,5 +31,5 @@ pub use sync::{
     Semaphore, Waiting,
 };
 pub use sys::image::{Body, Function, FunctionName, text_behind};
-pub use sys::launch::{at_exit, copy_of};
+pub use sys::launch::{at_exit, copy_of, inherited};
 pub use sys::pidfd::{die_with, die_with_parent, is_main_thread};

@@ -27,3 +27,5 @@ pub use setting::Setting;
 pub use spec::Spec;
 pub use status::ExitStatus;
 pub use wait::wait_for_any;
+
+pub use crate::sys::fork::{Interrupts, hold_interrupts};

@@ -1,5 +1,6 @@
 //! What a child finds when it begins, where that isn't as its parent has it.
 
+use super::fork::{Others, other_threads};
 use crate::sys::{fork, launch};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -62,6 +63,19 @@ impl Setting {
         }
     }
 
+    /// As [`directory`](Self::directory), of one that is open.
+    pub fn open_directory(&mut self, directory: OwnedFd) {
+        self.directory = Some(directory);
+    }
+
+    /// The descriptors of the streams and the directory that were set.
+    #[must_use]
+    pub fn descriptors(&self) -> ([Option<BorrowedFd<'_>>; 3], Option<BorrowedFd<'_>>) {
+        let streams = self.streams.each_ref();
+        let streams = streams.map(|stream| stream.as_ref().map(AsFd::as_fd));
+        (streams, self.directory.as_ref().map(AsFd::as_fd))
+    }
+
     /// Sets a variable unseen: a wrong one is found when the program is started.
     pub(super) fn put(&mut self, name: OsString, value: OsString) {
         self.variables.insert(name, Some(value));
@@ -81,38 +95,40 @@ impl Setting {
         lines.collect()
     }
 
-    pub(super) fn open_directory(&self) -> Option<BorrowedFd<'_>> {
-        self.directory.as_ref().map(AsFd::as_fd)
-    }
-
-    pub(super) fn streams(&self) -> [Option<BorrowedFd<'_>>; 3] {
-        self.streams
-            .each_ref()
-            .map(|it| it.as_ref().map(AsFd::as_fd))
-    }
-
-    /// Makes all of it so in this process, a forked child with a single thread.
+    /// Makes all of it so in this process; what was passed for it is closed.
     ///
     /// # Errors
-    /// `Os` when the directory was closed to this process since it was opened.
-    pub(super) fn enter(&self) -> Result<()> {
-        if self.clear {
-            fork::clear_environment();
-        }
-        for (name, value) in &self.variables {
-            fork::set_variable(name, value.as_ref());
+    /// `Misuse` for variables, in a process with several threads; `Os` when the directory was closed to this process since
+    /// it was opened.
+    pub fn enter(self) -> Result<()> {
+        if self.clear || !self.variables.is_empty() {
+            self.change_environment()?;
         }
         if let Some(directory) = &self.directory {
             fork::set_directory(directory.as_fd())?;
         }
         // Out of the way first: one of them may be in the place of another.
-        let streams = self
-            .streams()
-            .map(|stream| stream.map(launch::above_streams));
+        let (streams, _) = self.descriptors();
+        let streams = streams.map(|stream| stream.map(launch::above_streams));
         for (number, stream) in streams.into_iter().enumerate() {
             if let Some(stream) = stream.transpose()? {
                 fork::set_stream(number, stream.as_fd())?;
             }
+        }
+        Ok(())
+    }
+
+    fn change_environment(&self) -> Result<()> {
+        if other_threads(Others::None)? > 0 {
+            return Err(Error::Misuse {
+                what: "the environment of a process with several threads can't be changed",
+            });
+        }
+        if self.clear {
+            fork::clear_environment();
+        }
+        for (name, value) in &self.variables {
+            fork::set_variable(name, value.as_ref());
         }
         Ok(())
     }
@@ -163,6 +179,6 @@ mod tests {
             let opened = setting.directory(Path::new(path));
             assert!(matches!(opened, Err(Error::Os { .. })), "{path}");
         }
-        assert!(setting.open_directory().is_none());
+        assert!(setting.descriptors().1.is_none());
     }
 }

@@ -63,7 +63,7 @@ impl Spec {
         self
     }
 
-    /// Passes a descriptor on, and says which number it has in the child.
+    /// Passes a descriptor on, and says which number it has in the child, which [`inherited`](crate::inherited) takes.
     ///
     /// # Errors
     /// `Os` when there is no descriptor for a copy.
@@ -88,12 +88,13 @@ impl Spec {
         let arguments = self.arguments.iter().map(string);
         let arguments = arguments.collect::<Result<Vec<_>>>()?;
         let descriptors: Vec<_> = self.descriptors.iter().map(AsFd::as_fd).collect();
+        let (streams, directory) = self.setting.descriptors();
         let started = launch::start(&Plan {
             path: &path,
             arguments: &arguments,
             environment: &self.setting.environment()?,
-            streams: self.setting.streams(),
-            directory: self.setting.open_directory(),
+            streams,
+            directory,
             descriptors: &descriptors,
         });
         let (pid, pidfd) = started.map_err(|error| match error {

@@ -4,12 +4,14 @@
     reason = "fork, its handlers and the errno that they find, a forked child's environment, locks of open files"
 )]
 
-use super::{allow, demand, failed};
+use super::{allow, demand, failed, launch};
 use crate::Result;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr;
 
 /// Forks this process, which has no thread but the calling one that matters; gives the child's id, and `None` in the
 /// child. Handlers of pthread_atfork(3) run.
@@ -49,6 +51,30 @@ pub(crate) fn set_variable(name: &OsStr, value: Option<&OsString>) {
         Some(value) => unsafe { std::env::set_var(name, value) },
         // SAFETY: as above.
         None => unsafe { std::env::remove_var(name) },
+    }
+}
+
+/// The signals that the calling thread blocked before it [held back](hold_interrupts) one more.
+#[derive(Debug)]
+pub struct Interrupts(libc::sigset_t);
+
+/// Has the calling thread, the only one, hold back SIGINT, which the terminal sends to all processes of a job: a fork server
+/// must survive what its children are to die of. A forked child holds back its own, until it [meets](Interrupts::meet) them.
+#[must_use]
+pub fn hold_interrupts() -> Interrupts {
+    let mut before = MaybeUninit::uninit();
+    let held = launch::signals(&[libc::SIGINT]);
+    // SAFETY: changes the thread's mask, and writes the one that it had, which can't fail for these arguments.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, held.as_ptr(), before.as_mut_ptr()) };
+    // SAFETY: written above.
+    Interrupts(unsafe { before.assume_init() })
+}
+
+impl Interrupts {
+    /// Meets the SIGINT that came meanwhile, and those to come, as before.
+    pub fn meet(&self) {
+        // SAFETY: sets the thread's mask, to one that it had.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, ptr::null_mut()) };
     }
 }
 

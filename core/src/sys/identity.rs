@@ -43,7 +43,7 @@ pub(crate) fn random() -> [u64; 2] {
 ///
 /// # Errors
 /// `Os` when the system has none, or refuses them.
-pub(crate) fn secret() -> crate::Result<[u8; 32]> {
+pub(crate) fn secret() -> Result<[u8; 32]> {
     let mut bytes = [0; 32];
     let flags = rustix::rand::GetRandomFlags::empty();
     // So few come whole, once there are any.

@@ -6,15 +6,16 @@
 //! exactly the chosen descriptors, and no thread of this process that execs meanwhile gets any of them.
 #![allow(
     unsafe_code,
-    reason = "posix_spawn, its attributes and atexit are the C library's"
+    reason = "posix_spawn, its attributes and atexit are the C library's; takes over inherited descriptors"
 )]
 
 use super::{allow, demand, failed, pidfd};
 use crate::{Error, Result};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::FdFlags;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::ptr;
 
@@ -79,16 +80,9 @@ pub(crate) fn start(plan: &Plan<'_>) -> Result<(u32, OwnedFd)> {
     };
     check("posix_spawn", result)?;
     drop((mine, actions));
-    // Nobody has waited for it yet, so the id is still its own.
+    // Another thread may be quicker and take the descriptor: then the child is ended.
     let pid = pid.cast_unsigned();
-    match pidfd::open(pid) {
-        Ok(pidfd) => Ok((pid, pidfd)),
-        Err(error) => {
-            // Another thread was quicker, and took the descriptor: nobody would know of the child.
-            pidfd::end(pid, &error);
-            Err(error)
-        }
-    }
+    pidfd::open_child(pid).map(|pidfd| (pid, pidfd))
 }
 
 /// Runs `hook` when this process ends by exit(3) or by returning from `main`; forked children inherit it.
@@ -136,6 +130,32 @@ pub(crate) fn above_streams(descriptor: BorrowedFd<'_>) -> Result<OwnedFd> {
     demand("fcntl(F_DUPFD_CLOEXEC)", || {
         rustix::io::fcntl_dupfd_cloexec(descriptor, FIRST_DESCRIPTOR)
     })
+}
+
+/// Takes over a descriptor that a parent [passed](crate::Spec::pass) to this program, under the number that it has here.
+///
+/// # Errors
+/// `Malformed` when no descriptor has that number that came by exec: one that was opened here is closed on exec, and so is
+/// one that was taken over.
+pub fn inherited(number: RawFd) -> Result<OwnedFd> {
+    const WHAT: Error = Error::Malformed {
+        what: "number of an inherited descriptor",
+        at: 0,
+    };
+    if number < FIRST_DESCRIPTOR {
+        return Err(WHAT);
+    }
+    // SAFETY: descriptor-inherited: borrowed for this call, whose use of it fails cleanly for a number that isn't open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    let flags = rustix::io::fcntl_getfd(borrowed).map_err(|_| WHAT)?;
+    if flags.contains(FdFlags::CLOEXEC) {
+        return Err(WHAT);
+    }
+    demand("fcntl(F_SETFD)", || {
+        rustix::io::fcntl_setfd(borrowed, flags | FdFlags::CLOEXEC)
+    })?;
+    // SAFETY: descriptor-inherited: it is open, and nobody in this program has opened it or taken it over.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 fn check(call: &'static str, result: c_int) -> Result<()> {
@@ -254,7 +274,7 @@ impl Drop for Attributes {
 }
 
 /// A set of these signals.
-fn signals(members: &[c_int]) -> MaybeUninit<libc::sigset_t> {
+pub(super) fn signals(members: &[c_int]) -> MaybeUninit<libc::sigset_t> {
     let mut set = MaybeUninit::uninit();
     // SAFETY: initialises the value that it is given.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };

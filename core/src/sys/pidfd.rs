@@ -25,12 +25,21 @@ pub(crate) fn open(pid: u32) -> Result<OwnedFd> {
     demand("pidfd_open", || pidfd_open(pid, PidfdFlags::empty()))
 }
 
-/// Kills the child of that id, which couldn't be opened for that reason and which nobody has waited for, and waits for it.
-pub(crate) fn end(pid: u32, why: &Error) {
-    if matches!(why, Error::Os { errno, .. } if *errno == rustix::io::Errno::SRCH.raw_os_error()) {
-        // It has ended, this process ignores SIGCHLD, and the id may be another's by now.
-        return;
+/// Opens a child that was just started, which nobody has waited for. One that can't be opened couldn't be waited for: it
+/// is killed.
+pub(crate) fn open_child(pid: u32) -> Result<OwnedFd> {
+    const GONE: i32 = rustix::io::Errno::SRCH.raw_os_error();
+    let opened = open(pid);
+    match &opened {
+        // This process ignores SIGCHLD: it has ended, and its id may be another's by now.
+        Ok(_) | Err(Error::Os { errno: GONE, .. }) => {}
+        Err(_) => end(pid),
     }
+    opened
+}
+
+/// Kills the child of that id, which nobody has waited for, and waits for it.
+pub(crate) fn end(pid: u32) {
     if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
         // Nothing of this is refused to a parent.
         let _ = kill_process(pid, Signal::KILL);

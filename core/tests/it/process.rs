@@ -4,7 +4,7 @@ use crate::child::{alone, fork};
 use procession_core::process::{self, Others, wait_for_any};
 use procession_core::{Arena, Child, Deadline, Error, ExitStatus, Lock, Parent, Setting, Spec};
 use std::io::Read;
-use std::os::fd::{AsFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::time::{Duration, Instant};
 
 fn shell(script: &str) -> Spec {
@@ -66,7 +66,7 @@ fn it_has_the_chosen_descriptors_and_no_other() {
     let (other, _closed) = std::io::pipe().unwrap();
     // One that is not closed on exec: it isn't chosen, so the child doesn't have it either.
     // SAFETY: a descriptor of this test's own.
-    let stray = unsafe { libc::dup(std::os::fd::AsRawFd::as_raw_fd(&other)) };
+    let stray = unsafe { libc::dup(other.as_raw_fd()) };
     assert!(stray > 2);
     let script = "for fd in /proc/self/fd/*; do [ -e $fd ] && echo ${fd##*/}; done >&4; exit 3";
     let mut spec = shell(script);
@@ -169,14 +169,17 @@ fn in_a_single_thread(work: impl FnOnce()) {
     fork(work).join();
 }
 
+fn forked(work: impl FnOnce() -> i32) -> procession_core::Result<Child> {
+    process::fork(Others::None, Setting::default(), (), |()| work()).1
+}
+
 #[test]
 fn a_fork_ends_where_its_work_does() {
     in_a_single_thread(|| {
-        let setting = Setting::default();
-        let start = |code: i32| process::fork(Others::None, &setting, move || code).unwrap();
+        let start = |code: i32| forked(move || code).unwrap();
         assert_eq!(end(&start(0)), ExitStatus::Code(0));
         assert_eq!(end(&start(77)), ExitStatus::Code(77));
-        let panics = process::fork(Others::None, &setting, || panic!("as it should"));
+        let panics = forked(|| panic!("as it should"));
         assert_eq!(end(&panics.unwrap()), ExitStatus::Code(101));
     });
 }
@@ -186,7 +189,7 @@ fn a_process_with_threads_is_not_forked() {
     let _alone = alone();
     // libtest's own, and this one.
     assert!(process::other_threads(Others::None).unwrap() > 0);
-    let forked = process::fork(Others::None, &Setting::default(), || 0);
+    let forked = forked(|| 0);
     assert!(matches!(forked, Err(Error::Misuse { .. })));
 }
 
@@ -201,7 +204,7 @@ fn a_forked_child_is_a_member_of_the_arena() {
             arena.leave();
             0
         };
-        let child = process::fork(Others::None, &Setting::default(), leave).unwrap();
+        let child = forked(leave).unwrap();
         assert_eq!(end(&child), ExitStatus::Code(0));
         // It left normally, with the lock.
         assert!(!lock.try_acquire().unwrap());
@@ -248,7 +251,7 @@ fn a_parent_is_seen_to_go() {
             std::io::Write::write_all(&mut writer, b"-").unwrap();
             0
         };
-        drop(process::fork(Others::None, &Setting::default(), work).unwrap());
+        drop(forked(work).unwrap());
         std::thread::sleep(Duration::from_secs(600));
     });
     drop(writer);
@@ -259,4 +262,13 @@ fn a_parent_is_seen_to_go() {
     reader.read_to_string(&mut rest).unwrap();
     assert_eq!((byte, &*rest), (*b"+", "-"));
     assert_eq!(parent.wait(), -9);
+}
+
+#[test]
+fn what_is_no_inherited_descriptor_is_not_taken_over() {
+    let (reader, _writer) = std::io::pipe().unwrap();
+    for number in [-1, 0, 2, reader.as_fd().as_raw_fd(), 1 << 20] {
+        let taken = procession_core::inherited(number);
+        assert!(matches!(taken, Err(Error::Malformed { .. })), "{number}");
+    }
 }

@@ -3,10 +3,8 @@
 use super::{Plan, failed, spawn};
 use crate::child;
 use crate::error::{Error, ErrorKind, Result};
-use crate::tree;
-use procession_core::process::{Others, other_threads};
+use procession_core::process::{Others, fork, other_threads};
 use procession_core::{Child, Queue};
-use std::io::Write;
 
 /// Forks a child that takes its call out of the mailbox.
 pub(super) fn start(plan: &mut Plan, mailbox: &Queue) -> Result<Child> {
@@ -16,20 +14,20 @@ pub(super) fn start(plan: &mut Plan, mailbox: &Queue) -> Result<Child> {
         return Err(threads(others, allowed));
     }
     // What is buffered would be written by both.
-    flush();
+    child::flush();
     let parent = plan.daemon.then(spawn::me);
-    let ends = &mut plan.ends;
-    let work = || {
+    let setting = std::mem::take(&mut plan.setting);
+    let ends = std::mem::take(&mut plan.ends);
+    let (ends, forked) = fork(allowed, setting, ends, |ends| {
         // The pipes would never end for the child while it has this process' ends of them itself.
-        drop(std::mem::take(ends));
-        let code = child::begin_in(parent, mailbox);
-        flush();
-        if let Ok(arena) = tree::arena() {
-            arena.leave();
-        }
-        code
-    };
-    procession_core::process::fork(allowed, &plan.setting, work).map_err(failed)
+        drop(ends);
+        child::go_on(|| {
+            child::depend(parent)?;
+            child::answer(mailbox)
+        })
+    });
+    plan.ends = ends;
+    forked.map_err(failed)
 }
 
 fn threads(others: usize, allowed: Others) -> Error {
@@ -41,9 +39,4 @@ fn threads(others: usize, allowed: Others) -> Error {
              done in the child: start it before other threads are, or by spawn or forkserver"
         ),
     )
-}
-
-fn flush() {
-    // Nobody to tell: whoever writes next to the same stream is told.
-    let _ = std::io::stdout().flush();
 }

@@ -9,18 +9,19 @@
 //! programs that it starts don't inherit it. Its descriptor 3 is the arena's. A forked one knows already.
 
 mod fork;
+pub(crate) mod forkserver;
 mod launched;
 mod spawn;
 mod ticket;
 
 pub(crate) use launched::{Launched, reap};
-pub(crate) use ticket::Ticket;
+pub(crate) use ticket::{Role, Ticket};
 
 use crate::codec;
 use crate::error::{Error, ErrorKind, Result, retry};
 use crate::function::Named;
 use crate::names;
-use crate::process::{StartMethod, children, me};
+use crate::process::{Change, StartMethod, children, me};
 use crate::tree;
 use procession_core::{Deadline, Queue, Setting};
 use std::os::fd::OwnedFd;
@@ -38,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) daemon: bool,
     pub(crate) method: StartMethod,
     pub(crate) setting: Setting,
+    /// What the setting doesn't say of the environment: a fork server's child changes its own.
+    pub(crate) changes: Vec<Change>,
     /// This process' ends of pipes to the child.
     pub(crate) ends: [Option<OwnedFd>; 3],
 }
@@ -55,11 +58,11 @@ pub(crate) fn start<A: serde::Serialize>(
     }
     children::collect();
     let arena = tree::arena()?;
-    let mailbox = retry(|| Queue::new(arena, None)).map_err(failed)?;
+    let mut mailbox = retry(|| Queue::new(arena, None)).map_err(failed)?;
     let birth = me.child(&mut plan);
     let mut call = Vec::new();
     let names = names::naming(|| {
-        codec::encode(&birth, &mut call)?;
+        codec::encode(&(birth, &plan.changes), &mut call)?;
         function.call_one(argument, &mut call)
     })?;
     retry(|| mailbox.put_naming(CALL, &[&call], &names, Deadline::NEVER)).map_err(failed)?;
@@ -67,6 +70,10 @@ pub(crate) fn start<A: serde::Serialize>(
     let (child, slot) = match plan.method {
         StartMethod::Spawn => spawn::start(&mut plan, &mailbox)?,
         StartMethod::Fork => (fork::start(&mut plan, &mailbox)?, None),
+        StartMethod::Forkserver => {
+            let (child, slot) = forkserver::start(&mut plan, &mut mailbox)?;
+            (child, Some(slot))
+        }
     };
     let launched = Arc::new(Launched::new(child, mailbox, slot, &plan));
     children::add(&launched);

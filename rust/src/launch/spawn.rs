@@ -11,8 +11,7 @@ use std::os::fd::RawFd;
 pub(super) fn start(plan: &mut Plan, mailbox: &Queue) -> Result<(Child, Option<ChildSlot>)> {
     let mut spec = myself(child::mode()?).setting(std::mem::take(&mut plan.setting));
     let arena = tree::arena()?;
-    let slot = retry(|| arena.reserve()).map_err(failed)?;
-    retry(|| slot.give(mailbox.name())).map_err(failed)?;
+    let slot = reserve(mailbox)?;
     let descriptor: RawFd = spec.pass(arena.descriptor()).map_err(failed)?;
     let ticket = Ticket {
         token: slot.token(descriptor),
@@ -23,8 +22,16 @@ pub(super) fn start(plan: &mut Plan, mailbox: &Queue) -> Result<(Child, Option<C
     Ok((child, Some(slot)))
 }
 
+/// Keeps a place for a child, which holds the mailbox from now on.
+pub(super) fn reserve(mailbox: &Queue) -> Result<ChildSlot> {
+    let arena = tree::arena()?;
+    let slot = retry(|| arena.reserve()).map_err(failed)?;
+    retry(|| slot.give(mailbox.name())).map_err(failed)?;
+    Ok(slot)
+}
+
 /// This program, with the arguments that bring it to where its children begin.
-fn myself(mode: Mode) -> Spec {
+pub(super) fn myself(mode: Mode) -> Spec {
     match mode {
         Mode::Main => Spec::myself(),
         Mode::Test(entry) => [entry, "--exact", "--nocapture", "--test-threads=1"]

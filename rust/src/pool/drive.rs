@@ -277,6 +277,7 @@ impl Shared {
             daemon: true,
             method: StartMethod::Spawn,
             setting: Setting::default(),
+            changes: Vec::new(),
             ends: [None, None, None],
         };
         let (launched, _no_pipes) = launch::start(plan, named, &SeatName::of(&seat))?;

@@ -66,6 +66,7 @@ pub(crate) fn forget(child: &Launched) {
 
 /// Waits for those that have ended.
 pub(crate) fn collect() {
+    launch::forkserver::collect();
     let list = mine().list.clone();
     if list.is_empty() {
         return;

@@ -1,10 +1,10 @@
 //! This process and its parent.
 
-use crate::error::{Error, Result, retry};
+use crate::error::{Error, ErrorKind, Result, retry};
 use crate::launch::Plan;
 use procession_core::{Deadline, Parent};
 use serde::{Deserialize, Serialize};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +30,8 @@ pub(crate) struct Me {
     birth: Birth,
     /// Its process id; 0: its parent was none of ours.
     pid: u32,
+    /// The pidfd of its parent, if that isn't the system's.
+    requester: Option<OwnedFd>,
     /// Names given to children so far.
     children: AtomicU32,
 }
@@ -47,10 +49,11 @@ pub(crate) fn me() -> Arc<Me> {
 }
 
 /// Says who this process is, which has just begun.
-pub(crate) fn be(birth: Birth) {
+pub(crate) fn be(birth: Birth, requester: Option<OwnedFd>) {
     let me = Arc::new(Me {
         birth,
         pid: std::process::id(),
+        requester,
         children: AtomicU32::new(0),
     });
     *ME.lock().unwrap_or_else(PoisonError::into_inner) = Some(me);
@@ -157,10 +160,19 @@ pub fn parent_process() -> Result<Option<ParentProcess>> {
     if me.pid != std::process::id() {
         return Ok(None);
     }
-    let parent = Parent::new(me.birth.parent)
-        .map_err(|error| Error::at("open the parent process", error))?;
+    let pid = me.birth.parent;
+    let parent = match &me.requester {
+        Some(requester) => Parent::of(pid, copy(requester)?),
+        None => Parent::new(pid).map_err(|error| Error::at("open the parent process", error))?,
+    };
     let name = me.birth.parent_name.clone();
     Ok(Some(ParentProcess { name, parent }))
+}
+
+/// One more descriptor of the same process.
+pub(crate) fn copy(pidfd: &OwnedFd) -> Result<OwnedFd> {
+    let copied = pidfd.try_clone();
+    copied.map_err(|error| Error::new(ErrorKind::Os, format!("open the parent process: {error}")))
 }
 
 /// The process that started this one, alive or gone.

@@ -10,9 +10,11 @@ pub(crate) mod me;
 mod stdio;
 mod wait;
 
+pub(crate) use builder::Change;
 pub use builder::{Builder, StartMethod};
 pub use children::active_children;
 pub use handle::ChildHandle;
+pub(crate) use me::Birth;
 pub use me::{CurrentProcess, ParentProcess, current_process, parent_process};
 pub use stdio::Stdio;
 pub use wait::{wait, wait_timeout};
