@@ -9,7 +9,7 @@ use procession::{
 };
 use std::io::{Read, Write};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 /// Behind this comes the name of the one test that a process runs.
@@ -30,6 +30,29 @@ const TESTS: &[Test] = &[
     ),
     ("many_forks_leave_nothing", many_forks_leave_nothing),
     ("many_spawns_leave_nothing", many_spawns_leave_nothing),
+    ("many_served_leave_nothing", many_served_leave_nothing),
+    (
+        "a_preload_runs_once_and_is_shared",
+        a_preload_runs_once_and_is_shared,
+    ),
+    (
+        "a_preload_that_fails_is_told_of",
+        a_preload_that_fails_is_told_of,
+    ),
+    ("one_server_serves_the_tree", one_server_serves_the_tree),
+    ("a_killed_server_is_replaced", a_killed_server_is_replaced),
+    (
+        "kills_of_servers_lose_and_double_nothing",
+        kills_of_servers_lose_and_double_nothing,
+    ),
+    (
+        "a_server_ends_with_the_last_who_could_ask",
+        a_server_ends_with_the_last_who_could_ask,
+    ),
+    (
+        "the_terminal_interrupts_children_and_not_the_server",
+        the_terminal_interrupts_children_and_not_the_server,
+    ),
     ("starts_and_ends_are_logged", starts_and_ends_are_logged),
     (
         "who_ignores_its_children_gets_values",
@@ -41,8 +64,23 @@ const TESTS: &[Test] = &[
     ),
 ];
 
+/// What the preload hook does in tests of it.
+const PRELOAD: &str = "PROGRAM_TEST_PRELOAD";
+
+static PRELOADED: OnceLock<u32> = OnceLock::new();
+
+fn preload() {
+    match std::env::var(PRELOAD).as_deref() {
+        Ok("panic") => panic!("no preload today"),
+        Ok("thread") => drop(std::thread::spawn(|| std::thread::sleep(LIMIT))),
+        _ => {}
+    }
+    println!("preloaded");
+    PRELOADED.set(std::process::id()).unwrap();
+}
+
 fn main() {
-    procession::init();
+    procession::init_with(preload);
     let mut arguments = std::env::args().skip(1);
     let first = arguments.next();
     if first.as_deref() == Some(RUN) {
@@ -226,6 +264,265 @@ fn leaves_nothing(method: StartMethod, starts: u32) {
 
 fn many_forks_leave_nothing() {
     leaves_nothing(StartMethod::Fork, 2000);
+}
+
+fn many_served_leave_nothing() {
+    leaves_nothing(StartMethod::Forkserver, 2000);
+}
+
+fn served() -> procession::Builder {
+    Process::builder().start_method(StartMethod::Forkserver)
+}
+
+/// The fork server's process id, in a child of it.
+fn server(_: ()) -> u32 {
+    *PRELOADED.get().unwrap()
+}
+
+fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+fn until_gone(pid: u32) {
+    while is_running(pid) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn signal(signal: &str, pid: i64) {
+    let mut kill = Command::new("kill");
+    let sent = kill.args(["-s", signal, "--", &pid.to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
+fn a_preload_runs_once_and_is_shared() {
+    let pids: Vec<u32> = (0..10)
+        .map(|_| served().spawn(server, ()).unwrap().join().unwrap())
+        .collect();
+    assert!(
+        pids.iter()
+            .all(|pid| *pid == pids[0] && *pid != std::process::id())
+    );
+    assert!(is_running(pids[0]) && PRELOADED.get().is_none());
+    // What it printed is the server's to print.
+    let mut child = served()
+        .stdout(Stdio::piped())
+        .spawn(|(): ()| print!("child"), ())
+        .unwrap();
+    let mut text = String::new();
+    child
+        .take_stdout()
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    assert_eq!(text, "child");
+    let parent = |(): ()| std::fs::read_to_string("/proc/self/stat").unwrap();
+    let stat = served().spawn(parent, ()).unwrap().join().unwrap();
+    let fields = stat.rsplit_once(") ").unwrap().1;
+    assert_eq!(fields.split(' ').nth(1).unwrap(), pids[0].to_string());
+    // Spawned and forked children know nothing of it.
+    let has = |(): ()| PRELOADED.get().is_some();
+    for method in [StartMethod::Spawn, StartMethod::Fork] {
+        let builder = Process::builder().start_method(method);
+        assert!(!builder.spawn(has, ()).unwrap().join().unwrap());
+    }
+}
+
+fn a_preload_that_fails_is_told_of() {
+    for (how, code) in [("panic", 101), ("thread", 1)] {
+        let fail = |(): ()| {
+            let error = served().spawn(server, ()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Lost);
+            error.to_string()
+        };
+        let builder = Process::builder().env(PRELOAD, how).stderr(Stdio::piped());
+        let mut child = builder.spawn(fail, ()).unwrap();
+        let mut said = String::new();
+        child
+            .take_stderr()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        let text = child.join().unwrap();
+        let start = format!("start a process: the fork server ended by exit code {code}");
+        assert!(text.starts_with(&start), "{text}");
+        let reason = if how == "panic" {
+            "no preload today"
+        } else {
+            "1 threads running"
+        };
+        assert!(said.contains(reason), "{said}");
+    }
+}
+
+fn one_server_serves_the_tree() {
+    let first = served().spawn(server, ()).unwrap().join().unwrap();
+    let inner = |(): ()| {
+        assert_eq!(parent_process().unwrap().unwrap().name(), "MainProcess");
+        served().spawn(server, ()).unwrap().join().unwrap()
+    };
+    assert_eq!(served().spawn(inner, ()).unwrap().join().unwrap(), first);
+    assert_eq!(by_fork().spawn(inner, ()).unwrap().join().unwrap(), first);
+    // A spawned process starts one of its own.
+    assert_ne!(Process::spawn(inner, ()).unwrap().join().unwrap(), first);
+    let many: Vec<_> = (0..50)
+        .map(|_| served().spawn(server, ()).unwrap())
+        .collect();
+    assert!(many.into_iter().all(|child| child.join().unwrap() == first));
+}
+
+fn a_killed_server_is_replaced() {
+    let go = Queue::<u32>::new().unwrap();
+    let reply = |go: Queue<u32>| go.get().unwrap() + 1;
+    let older = served().spawn(reply, go.clone()).unwrap();
+    let dies = served().spawn(reply, go.clone()).unwrap();
+    let mut last = served().spawn(server, ()).unwrap().join().unwrap();
+    for _ in 0..3 {
+        signal("KILL", last.into());
+        until_gone(last);
+        let next = served().spawn(server, ()).unwrap().join().unwrap();
+        assert_ne!(next, last);
+        // Nothing of the dead one is left.
+        assert!(!std::path::Path::new(&format!("/proc/{last}")).exists());
+        last = next;
+    }
+    // Children of the dead one run on, and are as exact as before.
+    assert!(older.is_alive().unwrap() && dies.is_alive().unwrap());
+    dies.kill().unwrap();
+    wait([&dies]).unwrap();
+    assert!(!dies.is_alive().unwrap());
+    go.put(&1).unwrap();
+    assert_eq!(older.join().unwrap(), 2);
+}
+
+/// A server is killed at any moment of the starts that it is asked for: each function runs once, or the start or the join
+/// says that it was lost.
+fn kills_of_servers_lose_and_double_nothing() {
+    let began = Queue::<u32>::new().unwrap();
+    let work = |(began, number): (Queue<u32>, u32)| {
+        began.put(&number).unwrap();
+        number
+    };
+    let killer = |(victims, seed): (Queue<u32>, u64)| {
+        let (mut pause, mut last) = (seed, 0);
+        while let Ok(pid) = victims.get() {
+            if pid == 0 {
+                return;
+            }
+            // It is dead, and its id may be another's.
+            if pid == std::mem::replace(&mut last, pid) {
+                continue;
+            }
+            pause = pause * 1_103_515_245 % 2_147_483_647;
+            std::thread::sleep(Duration::from_micros(pause % 3000));
+            let _ = Command::new("kill")
+                .args(["-KILL", &pid.to_string()])
+                .status();
+        }
+    };
+    let victims = Queue::new().unwrap();
+    let seed = std::env::var("SEED").map_or(77, |seed| seed.parse().unwrap());
+    println!("SEED={seed}");
+    let killer = Process::spawn(killer, (victims.clone(), seed)).unwrap();
+    let (mut joined, mut lost) = (Vec::new(), 0);
+    for number in 0..60 {
+        let Ok(found) = served()
+            .spawn(server, ())
+            .and_then(|child| Ok(child.join()?))
+        else {
+            continue;
+        };
+        victims.put(&found).unwrap();
+        let children: Vec<_> = (0..10)
+            .map(|it| served().spawn(work, (began.clone(), number * 10 + it)))
+            .collect();
+        for (it, child) in children.into_iter().enumerate() {
+            match child {
+                Ok(child) => joined.push(child.join().unwrap()),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Lost, "{it}: {error}");
+                    lost += 1;
+                }
+            }
+        }
+    }
+    victims.put(&0).unwrap();
+    killer.join().unwrap();
+    // One that was lost may be running still.
+    std::thread::sleep(Duration::from_millis(100));
+    let mut ran = Vec::new();
+    while let Ok(number) = began.try_get() {
+        ran.push(number);
+    }
+    ran.sort_unstable();
+    let mut once = ran.clone();
+    once.dedup();
+    assert_eq!(ran, once, "run twice");
+    assert!(
+        joined
+            .iter()
+            .all(|number| ran.binary_search(number).is_ok())
+    );
+    assert!(joined.len() + lost <= 600 && ran.len() <= joined.len() + lost);
+    println!("{} joined, {lost} lost, {} ran", joined.len(), ran.len());
+}
+
+fn a_server_ends_with_the_last_who_could_ask() {
+    let (go, pids) = (Queue::<u32>::new().unwrap(), Queue::new().unwrap());
+    let middle = |(go, pids): (Queue<u32>, Queue<u32>)| {
+        let wait = |(go, pids): (Queue<u32>, Queue<u32>)| {
+            pids.put(&server(())).unwrap();
+            go.get().unwrap();
+            // There is nobody else left who has the way to it.
+            pids.put(&served().spawn(server, ()).unwrap().join().unwrap())
+                .unwrap();
+        };
+        drop(served().spawn(wait, (go, pids)).unwrap());
+        std::thread::sleep(LIMIT);
+    };
+    let starter = Process::spawn(middle, (go.clone(), pids.clone())).unwrap();
+    let pid = pids.get().unwrap();
+    starter.kill().unwrap();
+    starter.join().unwrap_err();
+    assert!(is_running(pid));
+    go.put(&1).unwrap();
+    assert_eq!(pids.get().unwrap(), pid);
+    until_gone(pid);
+}
+
+/// A job of its own is interrupted, as by Ctrl-C.
+fn the_terminal_interrupts_children_and_not_the_server() {
+    let group = |(pids, method): (Queue<u32>, u32)| {
+        let wait = |pids: Queue<u32>| {
+            pids.put(&std::process::id()).unwrap();
+            std::thread::sleep(LIMIT);
+        };
+        let first = served().spawn(server, ()).unwrap().join().unwrap();
+        let child = served().spawn(wait, pids.clone()).unwrap();
+        assert_eq!(pids.get().unwrap(), child.pid());
+        assert_eq!(method, 0);
+        // What the terminal sends to each process of the job.
+        for pid in [first, child.pid()] {
+            signal("INT", pid.into());
+        }
+        assert_eq!((*child).join().unwrap(), procession::ExitStatus::Signal(2));
+        assert!(is_running(first));
+        assert_eq!(served().spawn(server, ()).unwrap().join().unwrap(), first);
+        // One that is interrupted as it begins hears it, too.
+        for _ in 0..50 {
+            let child = served()
+                .spawn(|(): ()| std::thread::sleep(LIMIT), ())
+                .unwrap();
+            child.interrupt().unwrap();
+            assert_eq!((*child).join().unwrap(), procession::ExitStatus::Signal(2));
+        }
+    };
+    let pids = Queue::new().unwrap();
+    Process::spawn(group, (pids, 0)).unwrap().join().unwrap();
 }
 
 fn many_spawns_leave_nothing() {

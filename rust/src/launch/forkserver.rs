@@ -118,8 +118,9 @@ fn ask(
 /// instant has it, or will never have it.
 fn take_back(mailbox: &Queue) -> Result<Queue> {
     let call = retry(|| mailbox.get(Deadline::now())).map_err(failed)?;
-    let call = call.ok_or_else(|| {
-        let text = "start a process: the fork server died over it, and can't tell of the process, which may run";
+    // It may have run already, and answered.
+    let call = call.filter(|call| call.tag == CALL).ok_or_else(|| {
+        let text = "start a process: the fork server died over it, and can't tell of the process, which runs or did";
         Error::new(ErrorKind::Lost, text)
     })?;
     let arena = tree::arena()?;
