@@ -109,10 +109,14 @@ impl Setting {
         }
         // Out of the way first: one of them may be in the place of another.
         let (streams, _) = self.descriptors();
-        let streams = streams.map(|stream| stream.map(launch::above_streams));
-        for (number, stream) in streams.into_iter().enumerate() {
-            if let Some(stream) = stream.transpose()? {
-                fork::set_stream(number, stream.as_fd())?;
+        let away = streams.map(|stream| {
+            let stream = stream.filter(|stream| launch::is_stream(*stream));
+            stream.map(launch::above_streams)
+        });
+        for (number, (stream, away)) in streams.into_iter().zip(away).enumerate() {
+            let away = away.transpose()?;
+            if let Some(stream) = away.as_ref().map(AsFd::as_fd).or(stream) {
+                fork::set_stream(number, stream)?;
             }
         }
         Ok(())

@@ -125,6 +125,11 @@ pub(crate) fn directory(path: &Path) -> Result<OwnedFd> {
     demand("open", || rustix::fs::open(inside, flags, Mode::empty()))
 }
 
+/// Whether a descriptor is in the place of a standard stream.
+pub(crate) fn is_stream(descriptor: BorrowedFd<'_>) -> bool {
+    descriptor.as_raw_fd() < FIRST_DESCRIPTOR
+}
+
 /// A copy of a descriptor whose number is none of the standard streams'.
 pub(crate) fn above_streams(descriptor: BorrowedFd<'_>) -> Result<OwnedFd> {
     demand("fcntl(F_DUPFD_CLOEXEC)", || {

@@ -1,4 +1,8 @@
 //! What holds for every start method: each test runs in a process of its own, which may fork.
+#![allow(
+    clippy::print_stdout,
+    reason = "what a child says to the streams that it was given"
+)]
 
 use crate::watchdog::{until, watch};
 use procession::{
