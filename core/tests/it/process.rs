@@ -225,11 +225,11 @@ fn the_first_of_several_is_found() {
     child.signal(9).unwrap();
     let both = [reader.as_fd(), child.as_fd()];
     assert_eq!(wait_for_any(&both, Deadline::NEVER).unwrap(), [1]);
-    assert!(child.has_ended().unwrap());
+    assert!(child.wait_for_end(Deadline::now()).unwrap());
     drop(writer);
     assert_eq!(wait_for_any(&both, Deadline::NEVER).unwrap(), [0, 1]);
     end(&child);
-    assert!(child.has_ended().unwrap());
+    assert!(child.wait_for_end(Deadline::now()).unwrap());
 }
 
 #[test]

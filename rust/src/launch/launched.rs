@@ -1,7 +1,8 @@
 //! A process that was started.
 
 use super::{CALL, Plan};
-use crate::error::{Error, ErrorKind, Result, retry};
+use crate::error::{Error, ErrorKind, JoinError, Result, retry};
+use crate::function::end;
 use crate::process::children;
 use crate::tree;
 use procession_core::{Child, ChildSlot, Deadline, ExitStatus, Message, Queue};
@@ -55,33 +56,60 @@ impl Launched {
         ))
     }
 
-    /// Waits until it has ended; `None` once the deadline has passed.
+    /// Waits until it has ended, and says how; `None` once the deadline has passed.
     pub(crate) fn wait(&self, deadline: Deadline) -> Result<Option<ExitStatus>> {
         self.mine("wait for")?;
         let waited = retry(|| self.child.wait(deadline));
         match &waited {
             Ok(None) => return Ok(None),
-            Ok(Some(status)) => self.log(*status),
+            Ok(Some(status)) => self.log(format_args!("{status}"), status.success()),
             Err(_) => {}
         }
         children::forget(self);
         waited.map_err(|error| Error::at("wait for a process", error))
     }
 
-    /// Whether it has ended, whoever knows how.
-    pub(crate) fn has_ended(&self) -> bool {
-        // A poll that fails for lack of memory says nothing: it is asked again next time.
-        retry(|| self.child.has_ended()).unwrap_or(false)
+    /// Waits until it has ended; false once the deadline has passed.
+    pub(crate) fn wait_for_end(&self, deadline: Deadline) -> Result<bool> {
+        retry(|| self.child.wait_for_end(deadline))
+            .map_err(|error| Error::at("wait for a process", error))
     }
 
-    fn log(&self, status: ExitStatus) {
+    /// Lets go of one that has ended, and whose answer with this tag is there. A fork server's may be asked for its status
+    /// later, and isn't waited for now: that comes a moment after the end.
+    pub(crate) fn answered(&self, tag: u8) {
+        if !self.child.is_served() {
+            // Somebody else may have waited for it: the answer is there all the same.
+            let _ = self.wait(Deadline::now());
+            return;
+        }
+        match tag {
+            end::RETURNED => self.log(format_args!("its function's return"), true),
+            end::PANICKED => self.log(format_args!("a panic of its function"), false),
+            _ => self.log(format_args!("a failure to answer"), false),
+        }
+        children::forget(self);
+    }
+
+    /// Why one that has ended gave no answer.
+    pub(crate) fn lost(&self) -> JoinError {
+        loop {
+            match self.wait(Deadline::NEVER) {
+                Ok(Some(status)) => return JoinError::Lost(status),
+                Ok(None) => {}
+                Err(error) => return error.into(),
+            }
+        }
+    }
+
+    fn log(&self, how: fmt::Arguments<'_>, is_good: bool) {
         if self.logged.swap(true, Relaxed) {
             return;
         }
-        if status.success() || self.signalled.load(Relaxed) {
-            log::debug!("{self} ended by {status}");
+        if is_good || self.signalled.load(Relaxed) {
+            log::debug!("{self} ended by {how}");
         } else {
-            log::warn!("{self} died by {status}");
+            log::warn!("{self} died by {how}");
         }
     }
 

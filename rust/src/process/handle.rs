@@ -45,10 +45,10 @@ impl ChildHandle {
     /// Whether it runs, at this moment. One system call.
     ///
     /// # Errors
-    /// `Misuse` when it is another process' child.
+    /// `Misuse` when it is another process' child; `Os` when there is no memory for the call.
     pub fn is_alive(&self) -> Result<bool> {
         self.0.mine("ask for")?;
-        Ok(!self.0.has_ended())
+        Ok(!self.0.wait_for_end(Deadline::now())?)
     }
 
     /// How it ended; `None` while it runs. Never waits.

@@ -141,18 +141,20 @@ impl<T> Process<T> {
         if let Err(error) = launched.mine("join") {
             return Some(Err(error.into()));
         }
-        let status = match launched.wait(deadline) {
-            Ok(status) => Ok(status?),
-            // Somebody else has waited for it; what it said is there all the same.
-            Err(error) if launched.has_ended() => Err(error),
+        match launched.wait_for_end(deadline) {
+            Ok(true) => {}
+            Ok(false) => return None,
             Err(error) => return Some(Err(error.into())),
-        };
+        }
         if self.given {
             return Some(Err(joined().into()));
         }
         let end = match launched.answer() {
-            Ok(Some(answer)) => function::value(answer.tag, &answer.bytes),
-            Ok(None) => Err(status.map_or_else(JoinError::Failed, JoinError::Lost)),
+            Ok(Some(answer)) => {
+                launched.answered(answer.tag);
+                function::value(answer.tag, &answer.bytes)
+            }
+            Ok(None) => Err(launched.lost()),
             Err(error) => Err(error.into()),
         };
         self.given = true;
