@@ -46,6 +46,10 @@ const TESTS: &[Test] = &[
         kills_of_servers_lose_and_double_nothing,
     ),
     (
+        "kills_of_those_who_start_leave_nothing",
+        kills_of_those_who_start_leave_nothing,
+    ),
+    (
         "a_server_ends_with_the_last_who_could_ask",
         a_server_ends_with_the_last_who_could_ask,
     ),
@@ -469,6 +473,48 @@ fn kills_of_servers_lose_and_double_nothing() {
     );
     assert!(joined.len() + lost <= 600 && ran.len() <= joined.len() + lost);
     println!("{} joined, {lost} lost, {} ran", joined.len(), ran.len());
+}
+
+/// Starts processes until it is killed: by each method, joined, dropped and daemonic ones.
+fn start_for_ever((began, method): (Queue<u32>, usize)) {
+    let method = [
+        StartMethod::Spawn,
+        StartMethod::Fork,
+        StartMethod::Forkserver,
+    ][method];
+    let say = |began: Queue<u32>| began.put(&std::process::id()).unwrap();
+    for number in 0u32.. {
+        let builder = Process::builder().start_method(method);
+        let child = builder.daemon(number % 3 == 0).spawn(say, began.clone());
+        if number % 2 == 0 {
+            drop(child.unwrap().join());
+        }
+    }
+}
+
+/// A process is killed at any moment of the starts that it makes: its children end, its server too, and nothing is left of
+/// any of them in the tree.
+fn kills_of_those_who_start_leave_nothing() {
+    let seed: u64 = std::env::var("SEED").map_or(77, |seed| seed.parse().unwrap());
+    println!("SEED={seed}");
+    let mut pause = seed;
+    let began = Queue::<u32>::new().unwrap();
+    let empty = |began: &Queue<u32>| while began.try_get().is_ok() {};
+    let before = left();
+    for kill in 0..45 {
+        let starter = Process::spawn(start_for_ever, (began.clone(), kill % 3)).unwrap();
+        began.get().unwrap();
+        pause = pause * 1_103_515_245 % 2_147_483_647;
+        std::thread::sleep(Duration::from_micros(pause % 5000));
+        starter.kill().unwrap();
+        starter.join().unwrap_err();
+        empty(&began);
+    }
+    // Those that were started last end in their own time.
+    while left() != before {
+        std::thread::sleep(Duration::from_millis(5));
+        empty(&began);
+    }
 }
 
 fn a_server_ends_with_the_last_who_could_ask() {

@@ -17,6 +17,19 @@ const TERMINATE: i32 = 15;
 ///
 /// As an [`AsFd`] it is its [sentinel](Self::sentinel).
 ///
+/// ```standalone_crate
+/// # fn main() -> procession::Result<()> {
+/// procession::init();
+/// let sleep = |seconds| std::thread::sleep(std::time::Duration::from_secs(seconds));
+/// let child = procession::Process::spawn(sleep, 600)?;
+/// let handle = (*child).clone();
+/// std::thread::spawn(move || handle.terminate());
+/// procession::wait([&child])?;
+/// assert_eq!(child.exit_code()?, Some(-15));
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # After fork
 /// It is the parent's child: the forked process can ask for its id and its name, and everything else is an error that
 /// says whose it is.

@@ -42,6 +42,13 @@ use std::time::Duration;
 /// procession::Process::spawn(move |number: i32| number + captured, 1).unwrap();
 /// ```
 ///
+/// Argument and value are of types that serde can encode; another one doesn't compile either:
+///
+/// ```compile_fail,E0277
+/// let thread = std::thread::spawn(|| 1);
+/// procession::Process::spawn(|thread: std::thread::JoinHandle<i32>| thread.join().unwrap(), thread).unwrap();
+/// ```
+///
 /// What doesn't concern the value is done by its [`ChildHandle`], which this derefs to: `is_alive`, `exit_code`,
 /// `terminate`, `kill`, `interrupt`, `sentinel` and more.
 ///

@@ -9,7 +9,25 @@ use std::process::{ChildStderr, ChildStdin, ChildStdout};
 /// What a process has for standard input, output or error: as [`std::process::Stdio`], for [`Builder`](crate::Builder).
 ///
 /// std's own can't be used: what is in it can't be taken out again. Files, pipes and descriptors become one by
-/// [`From`], and so does what was taken from another process: `builder.stdin(first.take_stdout().unwrap())`.
+/// [`From`], and so does what was taken from another process:
+///
+/// ```standalone_crate
+/// # fn main() -> procession::Result<()> {
+/// procession::init();
+/// use procession::{Process, Stdio};
+/// use std::io::Read;
+/// let mut first = Process::builder().stdout(Stdio::piped()).spawn(|(): ()| print!("hello"), ())?;
+/// let shout = |(): ()| {
+///     let mut text = String::new();
+///     std::io::stdin().read_to_string(&mut text).unwrap();
+///     text.to_uppercase()
+/// };
+/// let second = Process::builder().stdin(first.take_stdout().unwrap()).spawn(shout, ())?;
+/// first.join()?;
+/// assert_eq!(second.join()?, "HELLO");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Default)]
 pub struct Stdio(Source);
 
