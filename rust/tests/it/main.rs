@@ -15,4 +15,4 @@ mod starve;
 mod sync;
 mod watchdog;
 
-procession::test_support!();
+procession::test_support!(methods::preload);

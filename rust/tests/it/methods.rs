@@ -11,7 +11,7 @@ use procession::{
 };
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 const METHODS: [StartMethod; 3] = [
@@ -19,6 +19,13 @@ const METHODS: [StartMethod; 3] = [
     StartMethod::Fork,
     StartMethod::Forkserver,
 ];
+
+/// What the fork server of these tests preloads.
+static PRELOADED: OnceLock<u32> = OnceLock::new();
+
+pub(crate) fn preload() {
+    PRELOADED.set(std::process::id()).unwrap();
+}
 
 /// Runs a test for each start method, in a child of libtest's process: that one has threads, and can't fork.
 #[track_caller]
@@ -48,6 +55,17 @@ fn state(pid: u32) -> Option<char> {
 /// Whether what is left of a process waits for this one; a fork server's child is its server's.
 fn is_zombie(method: usize, pid: u32) -> bool {
     METHODS[method] == StartMethod::Forkserver || state(pid) == Some('Z')
+}
+
+#[test]
+fn the_hook_is_run_in_the_server_of_tests_too() {
+    each(|method| {
+        let look = |(): ()| PRELOADED.get().copied();
+        let found = by(method).spawn(look, ()).unwrap().join().unwrap();
+        let is_served = METHODS[method] == StartMethod::Forkserver;
+        assert_eq!(found.is_some(), is_served);
+        assert_ne!(found, Some(std::process::id()));
+    });
 }
 
 #[test]
