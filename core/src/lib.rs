@@ -20,13 +20,16 @@ mod tree;
 
 pub use deadline::Deadline;
 pub use error::{Error, Result};
-pub use process::{Child, ExitStatus, Spec};
+pub use process::{Child, ExitStatus, ForkServer, Parent, Setting, Spec, Starting};
 pub use queue::{Claim, Extent, Message, Put, Queue, Taken};
-pub use shm::{Arena, Bytes, Carried, Census, ChildSlot, Memory, NamedMemory, Naming, ObjectName};
+pub use shm::{
+    Adoption, Arena, Bytes, Carried, Census, ChildSlot, Memory, NamedMemory, Naming, ObjectName,
+    Place,
+};
 pub use sync::{
     Acquired, Barrier, Condition, Event, Lock, PERMITS_MAX, Party, Passed, Permit, RLock,
     Semaphore, Waiting,
 };
 pub use sys::image::{Body, Function, FunctionName, text_behind};
-pub use sys::launch::at_exit;
-pub use sys::pidfd::{die_with_parent, is_main_thread};
+pub use sys::launch::{at_exit, copy_of, inherited};
+pub use sys::pidfd::{die_with, die_with_parent, is_main_thread};

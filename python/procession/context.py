@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 
-from . import _standard, _unbuilt, process, reduction
+from . import _standard, process, reduction
 
 __all__ = ()
 
@@ -131,10 +131,10 @@ class BaseContext:
         from .spawn import set_executable
         set_executable(executable)
 
-    def set_forkserver_preload(self, module_names):
-        """Names the modules that the fork server is to import before it forks."""
+    def set_forkserver_preload(self, module_names, *, on_error='ignore'):
+        """Names the modules that the fork server is to import before it forks, and what it does about those that it can't."""
         from .forkserver import set_forkserver_preload
-        set_forkserver_preload(module_names)
+        set_forkserver_preload(module_names, on_error=on_error)
 
     def get_context(self, method=None):
         """The context of that start method; this one for None."""
@@ -244,12 +244,13 @@ class SpawnProcess(process.BaseProcess):
 
 
 class ForkServerProcess(process.BaseProcess):
-    """A process that a fork server starts: not built yet."""
+    """A process that the fork server forks."""
     _start_method = 'forkserver'
 
     @staticmethod
     def _Popen(process_obj):
-        raise _unbuilt.error('forkserver')
+        from .popen_forkserver import Popen
+        return Popen(process_obj)
 
 
 class ForkContext(BaseContext):
@@ -265,7 +266,7 @@ class SpawnContext(BaseContext):
 
 
 class ForkServerContext(BaseContext):
-    """Not built yet: its processes raise an error when they are started."""
+    """Has the fork server start processes."""
     _name = 'forkserver'
     Process = ForkServerProcess
 
@@ -275,10 +276,8 @@ _concrete_contexts = {
     'spawn': SpawnContext(),
     'forkserver': ForkServerContext(),
 }
-# From 3.14 on the standard's default is forkserver, which isn't built: spawn keeps its promise, that no lock of
-# another thread is inherited.
 _default_context = DefaultContext(
-    _concrete_contexts['fork' if sys.version_info < (3, 14) else 'spawn'])
+    _concrete_contexts['fork' if sys.version_info < (3, 14) else 'forkserver'])
 
 
 def _force_start_method(method):

@@ -112,7 +112,7 @@ def DupFd(fd):
     popen = context.get_spawning_popen()
     if popen is None:
         raise _unbuilt.error('way to send a descriptor but to a child that is being started')
-    return _Inherited(popen.duplicate_for_child(fd))
+    return popen.DupFd(popen.duplicate_for_child(fd))
 
 
 #

@@ -87,6 +87,9 @@ def spawn_main(token, pipe_handle, parent_sentinel, parent_pid, dies_with_parent
 
 def _main(fd, parent_sentinel):
     with os.fdopen(fd, 'rb', closefd=True) as from_parent:
+        if not from_parent.peek(1):
+            # The parent is gone, or has changed its mind.
+            return 1
         process.current_process()._inheriting = True
         try:
             prepare(pickle.load(from_parent))

@@ -411,7 +411,8 @@ def _cleanup_tests():
     """What CPython's own suite calls at its end."""
     from test import support
 
-    from . import resource_tracker
+    from . import forkserver, resource_tracker
+    forkserver._forkserver._stop()
     resource_tracker._resource_tracker._stop()
     process._cleanup()
     _run_finalizers()

@@ -21,6 +21,17 @@ pub(crate) fn wait<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
     longest: Duration,
+    wait: impl FnMut(Deadline) -> Result<Option<T>> + Send,
+) -> PyResult<Option<T>> {
+    wait_for(py, deadline, longest, raise, wait)
+}
+
+/// As [`wait`], with other exceptions for the core's errors.
+pub(crate) fn wait_for<T: Send>(
+    py: Python<'_>,
+    deadline: Deadline,
+    longest: Duration,
+    raise: impl Fn(Error) -> PyErr,
     mut wait: impl FnMut(Deadline) -> Result<Option<T>> + Send,
 ) -> PyResult<Option<T>> {
     let mut turn = FIRST_TURN;

@@ -52,7 +52,7 @@ impl ChildSlot {
 }
 
 impl ChildSlot {
-    fn get(&self) -> PyResult<Arc<procession_core::ChildSlot>> {
+    pub(crate) fn get(&self) -> PyResult<Arc<procession_core::ChildSlot>> {
         self.slot()
             .clone()
             .ok_or_else(|| PyRuntimeError::new_err("the child's place was given back"))

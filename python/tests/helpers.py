@@ -14,6 +14,7 @@ import unittest
 import warnings
 
 import procession
+from procession import forkserver
 
 #: Seconds after which a test that hangs shows its stacks. No test asserts that something is quick.
 WATCHDOG = 120
@@ -78,6 +79,15 @@ class Case(unittest.TestCase):
     """Watches for hangs; ends what a test has started."""
     #: The start method; mixins are run with each.
     method = None
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if cls.method == 'forkserver':
+            # A server that has the class loaded, as it would have a program's main module.
+            procession.set_forkserver_preload(['__main__', cls.__module__])
+            # Other classes count who is in the tree.
+            cls.addClassCleanup(forkserver._forkserver._stop)
 
     def setUp(self):
         faulthandler.dump_traceback_later(WATCHDOG, exit=True)

@@ -252,6 +252,10 @@ class Spawn(Processes):
     method = 'spawn'
 
 
+class ForkServer(Processes):
+    method = 'forkserver'
+
+
 del Processes, CarriedCase
 
 

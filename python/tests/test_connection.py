@@ -326,7 +326,7 @@ class Between:
             thread.start()
             self.assertTrue(one.recv_bytes() == message, size)
             thread.join()
-        if self.method == 'spawn':
+        if self.method != 'fork':
             # A fork has this end too, and never sees the end of the file.
             one.close()
             child.join()
@@ -340,7 +340,7 @@ class Between:
         for value in (1, ['two', {3: 4}], b'5' * 50_000):
             to_writer.send(value)
             self.assertEqual(from_reader.recv(), value)
-        if self.method == 'spawn':
+        if self.method != 'fork':
             # A fork has the writing end too, and never sees the end.
             to_reader.close()
             to_writer.close()
@@ -395,6 +395,10 @@ class ForkBetweenTest(Between, helpers.Case):
 
 class SpawnBetweenTest(Between, helpers.Case):
     method = 'spawn'
+
+
+class ForkServerBetweenTest(Between, helpers.Case):
+    method = 'forkserver'
 
 
 if __name__ == '__main__':

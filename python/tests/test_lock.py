@@ -439,5 +439,9 @@ class SpawnBetweenTest(Between, LockCase):
     method = 'spawn'
 
 
+class ForkServerBetweenTest(Between, LockCase):
+    method = 'forkserver'
+
+
 if __name__ == '__main__':
     unittest.main()

@@ -145,6 +145,10 @@ class SpawnProgramsTest(Programs, helpers.Case):
     method = 'spawn'
 
 
+class ForkServerProgramsTest(Programs, helpers.Case):
+    method = 'forkserver'
+
+
 class AsPlainPythonTest(helpers.Case):
     def same(self, *command, flags=(), **options):
         """Whether a command does on procession what it does without."""

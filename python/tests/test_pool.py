@@ -795,6 +795,10 @@ class SpawnTests(Calls, Results, Deaths, Ends, PoolCase):
     method = 'spawn'
 
 
+class ForkServerTests(Calls, Results, Deaths, Ends, PoolCase):
+    method = 'forkserver'
+
+
 class ProgramTests(unittest.TestCase):
     """Whole programs: Ctrl-C, and ends that nobody prepared."""
 

@@ -146,6 +146,10 @@ class Spawn(Doubles, procession.get_context('spawn').Process):
     pass
 
 
+class ForkServer(Doubles, procession.get_context('forkserver').Process):
+    pass
+
+
 class Life:
     def held(self, **options):
         """A process that runs until it's told to end."""
@@ -213,18 +217,18 @@ class Life:
         self.assertEqual(child.exitcode, 0)
 
     def test_subclass(self):
-        kind = {'fork': Fork, 'spawn': Spawn}[self.method]
+        kind = {'fork': Fork, 'spawn': Spawn, 'forkserver': ForkServer}[self.method]
         reader, writer = self.context.Pipe(False)
         with reader, writer:
             child = self.own(kind(writer, 21))
             child.start()
-            self.assertEqual(reader.recv(), (42, 'mine', self.method.capitalize(), True))
+            self.assertEqual(reader.recv(), (42, 'mine', kind.__name__, True))
             child.join()
             self.assertEqual(child.exitcode, 0)
 
     def test_name(self):
         first, second = self.process(nothing), self.process(nothing)
-        pattern = rf'{self.method.capitalize()}Process-(\d+)'
+        pattern = rf'{self.context.Process.__name__}-(\d+)'
         numbers = [int(re.fullmatch(pattern, child.name)[1]) for child in (first, second)]
         self.assertEqual(numbers[0] + 1, numbers[1])
         first.name = 'another'
@@ -295,7 +299,7 @@ class Life:
         class Target:
             def __call__(self):
                 pass
-        if self.method == 'spawn':
+        if self.method != 'fork':
             target = functools.partial(nothing)
         else:
             target = Target()
@@ -407,7 +411,7 @@ class Life:
         self.assertEqual(seen['parent'], (os.getpid(), os.getpid(), procession.current_process().name, True, None))
         self.assertTrue(seen['alive'] and seen['sentinel'] and seen['main'])
         self.assertEqual((seen['children'], seen['method'], seen['threads']), ([], self.method, 1))
-        self.assertEqual(seen['repr'], f'<{self.method.capitalize()}Process name=\'Child\' parent={os.getpid()} started>')
+        self.assertEqual(seen['repr'], f"<{self.context.Process.__name__} name='Child' parent={os.getpid()} started>")
 
     def test_here(self):
         main = procession.current_process()
@@ -453,7 +457,7 @@ class Life:
         self.assertEqual((child.exitcode, path.read_text()), (0, 'atexit' if runs else ''))
 
     def test_repr(self):
-        kind, me = f'{self.method.capitalize()}Process', os.getpid()
+        kind, me = self.context.Process.__name__, os.getpid()
         child = self.process(nothing, name='n', daemon=False)
         self.assertEqual(repr(child), f"<{kind} name='n' parent={me} initial>")
         child, _ = self.held(name='n')
@@ -484,7 +488,7 @@ class Life:
         alone = self.ask(count_descriptors)
         siblings = [self.held() for _ in range(4)]
         crowded = self.ask(count_descriptors)
-        if self.method == 'spawn':
+        if self.method != 'fork':
             self.assertEqual(len(alone), len(crowded), (alone, crowded))
         else:
             # A fork copies what the parent has: a sentinel and two ends of a pipe for each.
@@ -667,6 +671,10 @@ class SpawnLifeTest(Life, helpers.Case):
     method = 'spawn'
 
 
+class ForkServerLifeTest(Life, helpers.Case):
+    method = 'forkserver'
+
+
 class ForkProgramsTest(Programs, helpers.Case):
     method = 'fork'
 
@@ -712,6 +720,10 @@ class ForkOnlyTest(helpers.Case):
         self.start(time.sleep, 3600)
         first.kill()
         self.assertEqual(connection.wait([first.sentinel]), [first.sentinel])
+
+
+class ForkServerProgramsTest(Programs, helpers.Case):
+    method = 'forkserver'
 
 
 class SpawnOnlyTest(Programs, helpers.Case):
@@ -906,11 +918,6 @@ class ContextTest(helpers.Case):
             print(procession.get_start_method(allow_none=True))
             ''')
         self.assertEqual(done.stdout, 'None\nspawn\ncontext has already been set\nfork\nNone\n')
-
-    def test_forkserver_says_that_it_isnt_built(self):
-        child = procession.get_context('forkserver').Process(target=nothing)
-        with self.assertRaisesRegex(NotImplementedError, 'forkserver'):
-            child.start()
 
 
 if __name__ == '__main__':

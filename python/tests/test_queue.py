@@ -808,6 +808,11 @@ class SpawnBetweenTest(Between, QueueCase):
     kills = 8
 
 
+class ForkServerBetweenTest(Between, QueueCase):
+    method = 'forkserver'
+    kills = 8
+
+
 class MemoryTest(helpers.Case):
     """Each in a process of its own: an arena keeps some memory for what is to come."""
     method = 'fork'

@@ -155,6 +155,10 @@ class SpawnBetweenTest(Between, helpers.Case):
     method = 'spawn'
 
 
+class ForkServerBetweenTest(Between, helpers.Case):
+    method = 'forkserver'
+
+
 class LikeTheStandardsTest(helpers.Case):
     """The same calls give the same values and the same errors."""
 

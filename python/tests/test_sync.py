@@ -458,5 +458,9 @@ class Spawn(Among, helpers.Case):
     method = 'spawn'
 
 
+class ForkServer(Among, helpers.Case):
+    method = 'forkserver'
+
+
 if __name__ == '__main__':
     unittest.main()

@@ -1,6 +1,7 @@
 //! A process that we started.
 
 use super::ExitStatus;
+use super::report::{self, Report};
 use crate::sys::pidfd;
 use crate::{Deadline, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,6 +19,8 @@ pub struct Child {
     pid: u32,
     pidfd: OwnedFd,
     status: Mutex<Option<ExitStatus>>,
+    /// Who tells its status, if it isn't the kernel's to tell us: it is a fork server's child.
+    report: Option<Report>,
 }
 
 impl Child {
@@ -26,6 +29,14 @@ impl Child {
             pid,
             pidfd,
             status: Mutex::new(None),
+            report: None,
+        }
+    }
+
+    pub(super) fn served(pid: u32, pidfd: OwnedFd, report: Option<Report>) -> Self {
+        Self {
+            report,
+            ..Self::new(pid, pidfd)
         }
     }
 
@@ -39,6 +50,10 @@ impl Child {
     ///
     /// One system call while it runs, two when it has ended, none after that.
     ///
+    /// A fork server's child is known to have ended from its first instant, and how, once the server has collected it: the
+    /// first call after its end may wait up to 50 ms beyond its deadline for that. If the server is dead, the kernel tells
+    /// (Linux 6.15); if that doesn't, or nobody waits for the child within three seconds, the code is 255.
+    ///
     /// # Errors
     /// `Interrupted` when a signal handler ran; `Os` with ECHILD when somebody else has waited for it, or this
     /// process ignores SIGCHLD: it has ended then, and nobody knows how.
@@ -46,20 +61,42 @@ impl Child {
         if let Some(status) = *self.status() {
             return Ok(Some(status));
         }
+        if let Some(report) = &self.report {
+            report.check()?;
+        }
         if !pidfd::wait(self.pidfd.as_fd(), deadline)? {
             return Ok(None);
         }
-        let mut status = self.status();
-        if status.is_none() {
-            *status = pidfd::collect(self.pidfd.as_fd())?.map(|(by_signal, number)| {
-                if by_signal {
-                    ExitStatus::Signal(number)
-                } else {
-                    ExitStatus::Code(number)
-                }
-            });
+        loop {
+            let told = match &self.report {
+                Some(report) => report.wait(deadline)?,
+                None => true,
+            };
+            let mut status = self.status();
+            if status.is_none() {
+                *status = match &self.report {
+                    Some(report) => report.take(self.pidfd.as_fd(), told)?,
+                    None => pidfd::collect(self.pidfd.as_fd())?.map(report::status),
+                };
+            }
+            if status.is_some() || self.report.is_none() || deadline.passed() {
+                return Ok(*status);
+            }
         }
-        Ok(*status)
+    }
+
+    /// Waits until it has ended, however that went and whoever has waited for it; false once the deadline has passed.
+    ///
+    /// # Errors
+    /// `Interrupted` when a signal handler ran.
+    pub fn wait_for_end(&self, deadline: Deadline) -> Result<bool> {
+        Ok(self.status().is_some() || pidfd::wait(self.pidfd.as_fd(), deadline)?)
+    }
+
+    /// Whether it is a fork server's: the server waits for it, and nothing of it is left in the system for this process.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.report.is_some()
     }
 
     /// Sends it a signal, by its number. Nothing happens if it has ended.

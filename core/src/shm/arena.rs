@@ -1,5 +1,6 @@
 //! This process' membership in the arena of its tree.
 
+use super::family::{self, Adoption};
 use super::layout::{
     FIRST_ALLOCATED, FIRST_RESERVED, Header, LAYOUT, MAGIC, PAGE, SLOTS, Slot, WINDOWS, build,
     state, window_bytes,
@@ -8,8 +9,8 @@ use super::object::References;
 use super::pages::Entry;
 use super::recovery::Recovery;
 use super::robust::{Held, turn};
+use super::slots::{self, Place};
 use super::view::{Shared, Windows};
-use super::{family, slots};
 use crate::sys::gate::Through;
 use crate::sys::word::{Acquire, Relaxed, Release};
 use crate::sys::{identity, mapping, robust};
@@ -107,18 +108,9 @@ impl Arena {
         const OTHER: Error = Error::Misuse {
             what: "the inherited descriptor is not the arena that the token names",
         };
-        let mut fields = token.split(':');
-        let mut field = || fields.next().ok_or(TOKEN);
-        let descriptor = field()?.parse().map_err(|_| TOKEN)?;
-        let slot: u32 = field()?.parse().map_err(|_| TOKEN)?;
-        let generation: u32 = field()?.parse().map_err(|_| TOKEN)?;
-        let mut id = [0; 2];
-        for half in &mut id {
-            *half = u64::from_str_radix(field()?, 16).map_err(|_| TOKEN)?;
-        }
-        if slot == 0 || slot >= SLOTS {
-            return Err(TOKEN);
-        }
+        let (descriptor, place) = token.split_once(':').ok_or(TOKEN)?;
+        let descriptor = descriptor.parse().map_err(|_| TOKEN)?;
+        let place = Place::parse(place).ok_or(TOKEN)?;
         let file = mapping::inherit(descriptor)?;
         if mapping::extent(&file)?.length < window_bytes(0) {
             return Err(OTHER);
@@ -127,9 +119,7 @@ impl Arena {
             inner: Arc::new(Member::new(mapping::copy(&file)?, recoveries)),
         };
         let header = arena.inner.header()?;
-        let same = header.magic.load(Acquire) == MAGIC
-            && [header.id[0].load(Relaxed), header.id[1].load(Relaxed)] == id;
-        if !same {
+        if header.magic.load(Acquire) != MAGIC || arena.inner.id()? != place.id {
             return Err(OTHER);
         }
         if header.layout.load(Relaxed) != LAYOUT || header.build.load(Relaxed) != build() {
@@ -138,7 +128,7 @@ impl Arena {
             });
         }
         arena.inner.sound()?;
-        let settled = arena.inner.settle_in(slot, generation, turn());
+        let settled = arena.inner.settle_in(place.slot, place.generation, turn());
         if settled == Err(Error::Interrupted) {
             // The call is to be made again with the same token, so the descriptor stays open.
             let _ = file.into_raw_fd();
@@ -146,6 +136,24 @@ impl Arena {
         settled?;
         family::enter(&arena.inner);
         Ok(arena)
+    }
+
+    /// Has the next fork(2) of this thread, through the C library, give its child a place that another process of the
+    /// tree [keeps](super::ChildSlot::place) for it, with all that is held for it there; it also inherits what this
+    /// process holds. Until the fork, or until what this returns is dropped.
+    ///
+    /// If the place is gone by then, the child gets one of its own, as after any fork. A fork that fails leaves the place to
+    /// who keeps it.
+    ///
+    /// # Errors
+    /// `Misuse` for a place in another arena.
+    pub fn adopt(&self, place: Place) -> Result<Adoption> {
+        if self.inner.id()? != place.id {
+            return Err(Error::Misuse {
+                what: "the place that a child is to take lies in another tree",
+            });
+        }
+        Ok(family::adopt(&self.inner, (place.slot, place.generation)))
     }
 
     /// The memfd, for a child that is to inherit it. Closed on exec.
@@ -249,6 +257,12 @@ impl Member {
             held.recovered = false;
         }
         Ok(held)
+    }
+
+    /// The arena's random number.
+    pub(super) fn id(&self) -> Result<[u64; 2]> {
+        let [low, high] = &self.header()?.id;
+        Ok([low.load(Relaxed), high.load(Relaxed)])
     }
 
     /// The number of this process' slot.

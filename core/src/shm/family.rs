@@ -11,6 +11,8 @@ use crate::sys::fork::{self, Sign};
 use crate::sys::robust;
 use crate::{Deadline, Error, Result};
 use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 use std::time::Duration;
 
@@ -26,15 +28,42 @@ struct Crossing {
     member: Arc<Member>,
     /// The child's slot and its generation; none when there was no place for it.
     child: Option<(u32, u32)>,
+    /// Another process keeps that slot.
+    adopted: bool,
     /// Let go of by the parent at once, by the child when it has settled.
     _sign: Option<Sign>,
 }
+
+/// A slot and its generation, in an arena, that another process keeps.
+type Kept = (Weak<Member>, (u32, u32));
 
 /// The forking thread's arenas, and the table of them, held still.
 type Crossings = (Vec<Crossing>, MutexGuard<'static, Vec<Weak<Member>>>);
 
 thread_local! {
     static CROSSING: RefCell<Option<Crossings>> = const { RefCell::new(None) };
+    /// The slot that this thread's next child takes, in which arena.
+    static ADOPTED: RefCell<Option<Kept>> = const { RefCell::new(None) };
+}
+
+/// The calling thread's next child gets the place that another process keeps for it, as long as this lives: see
+/// [`Arena::adopt`](super::Arena::adopt).
+#[derive(Debug)]
+pub struct Adoption {
+    /// It is the thread's.
+    _here: PhantomData<*const ()>,
+}
+
+impl Drop for Adoption {
+    fn drop(&mut self) {
+        ADOPTED.set(None);
+    }
+}
+
+/// Has the calling thread's next child take that slot, which has that generation.
+pub(super) fn adopt(member: &Arc<Member>, slot: (u32, u32)) -> Adoption {
+    ADOPTED.set(Some((Arc::downgrade(member), slot)));
+    Adoption { _here: PhantomData }
 }
 
 /// Takes care of `member` in forks from now on.
@@ -47,17 +76,29 @@ pub(super) fn enter(member: &Arc<Member>) {
 
 extern "C" fn prepare() {
     let arenas = ARENAS.lock().unwrap_or_else(PoisonError::into_inner);
-    let crossings = arenas.iter().filter_map(Weak::upgrade).map(cross).collect();
+    let adopted = ADOPTED.take();
+    let members = arenas.iter().filter_map(Weak::upgrade);
+    let crossings = members
+        .map(|member| {
+            let adopted = adopted.as_ref();
+            let mine = adopted.filter(|(other, _)| ptr::eq(other.as_ptr(), &raw const *member));
+            let place = mine.map(|(_, place)| *place);
+            cross(member, place)
+        })
+        .collect();
     CROSSING.set(Some((crossings, arenas)));
     fork::forget_error();
 }
 
-fn cross(member: Arc<Member>) -> Crossing {
+fn cross(member: Arc<Member>, adopted: Option<(u32, u32)>) -> Crossing {
     let sign = Sign::new(member.windows().file()).ok();
     let end = Deadline::after(PATIENCE);
-    let slot = member
-        .place()
-        .and_then(|place| again(end, || slots::claim(&member, place, sign.as_ref(), end)));
+    let slot = member.place().and_then(|place| {
+        again(end, || match adopted {
+            Some(kept) => slots::adopt(&member, kept, sign.as_ref(), end),
+            None => slots::claim(&member, place, sign.as_ref(), end),
+        })
+    });
     member.windows().gate().close();
     let child = slot.ok();
     if let Some((slot, _)) = child {
@@ -67,6 +108,7 @@ fn cross(member: Arc<Member>) -> Crossing {
     Crossing {
         member,
         child,
+        adopted: adopted.is_some(),
         _sign: sign,
     }
 }
@@ -84,10 +126,11 @@ extern "C" fn parent() {
     for Crossing {
         member,
         child,
+        adopted,
         _sign,
     } in crossings
     {
-        if let (true, Some((slot, generation))) = (failed, child) {
+        if let (true, Some((slot, generation))) = (failed && !adopted, child) {
             // What can't be given back now is when this process is gone.
             let _ = slots::give_back(&member, slot, generation);
         }
@@ -104,6 +147,7 @@ extern "C" fn child() {
         member,
         child,
         _sign,
+        ..
     } in crossings
     {
         member.windows().gate().open();

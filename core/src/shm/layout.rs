@@ -142,7 +142,8 @@ shared! {
         started: Cell,
         /// The id of the thread that holds the life word.
         thread: Word,
-        /// Not zero: reserved for a forked child, which holds a [sign](crate::sys::fork::Sign) until it has settled.
+        /// One of [`signed`]: whether a forked child is to come, which holds a [sign](crate::sys::fork::Sign) until it has
+        /// settled.
         signed: Word,
         /// Where the process' first stack begins; another one after exec. 0: not known.
         stack: Cell,
@@ -162,6 +163,16 @@ pub(crate) mod state {
     pub(crate) const LEFT: u32 = 3;
     /// What its process held is being given back.
     pub(crate) const DEAD: u32 = 4;
+}
+
+/// What a RESERVED slot's `signed` says: what its child's life hangs on until it has settled.
+pub(crate) mod signed {
+    /// On its parent, who starts it by exec.
+    pub(crate) const NOT: u32 = 0;
+    /// On the sign alone: it was forked.
+    pub(crate) const FORKED: u32 = 1;
+    /// On the sign, if anybody has it, else on who keeps the place: somebody else forks it.
+    pub(crate) const ADOPTED: u32 = 2;
 }
 
 shared! {

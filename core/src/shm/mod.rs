@@ -37,10 +37,11 @@ pub use arena::Arena;
 pub use bytes::Bytes;
 pub use carried::Carried;
 pub use check::Census;
+pub use family::Adoption;
 pub use memory::Memory;
 pub use named::NamedMemory;
 pub use naming::Naming;
 pub use object::ObjectName;
-pub use slots::ChildSlot;
+pub use slots::{ChildSlot, Place};
 #[cfg(crash_points)]
 pub use twin::Snapshot;

@@ -12,7 +12,7 @@
 
 use super::arena::Member;
 use super::blocks;
-use super::layout::state;
+use super::layout::{signed, state};
 use super::object::ObjectName;
 use super::robust::LOOK_AGAIN;
 use super::slots;
@@ -83,10 +83,14 @@ pub(crate) fn is_gone(member: &Member, number: u32) -> Result<bool> {
                 let (pid, origin) = slot.process();
                 return Ok(identity::is_gone(pid, origin, None));
             }
-            if slot.signed.load(Relaxed) != 0 {
-                // Forked: the child lives or doesn't, whatever its parent does. It may have settled since the look.
-                let signed = fork::has_sign(member.windows().file(), slots::place(number));
-                return Ok(!signed && slot.state.load(Acquire) == state::RESERVED);
+            let on = slot.signed.load(Relaxed);
+            if on != signed::NOT {
+                // The child lives or doesn't, whatever its parent does. It may have settled since the look.
+                let has_sign = fork::has_sign(member.windows().file(), slots::place(number));
+                let waits = !has_sign && slot.state.load(Acquire) == state::RESERVED;
+                if on == signed::FORKED || !waits {
+                    return Ok(waits);
+                }
             }
             // A parent has a place of its own; without it, it's gone. No reservation is asked for its own parent, so
             // flipped bits make no circle.
@@ -157,10 +161,18 @@ pub(crate) fn recover(member: &Member, number: u32, deadline: Deadline) -> Resul
     }
     for child in 1..header.slots_used.load(Acquire) {
         let slot = member.slot_at(child)?;
-        // Kept for a child that never came: this process can't start it any more. A forked one is there already.
         let kept = child != number && slot.parent.load(Relaxed) == number;
-        if kept && slot.signed.load(Relaxed) == 0 {
-            slot.state.replace(state::RESERVED, state::DEAD);
+        if !kept || slot.state.load(Relaxed) != state::RESERVED {
+            continue;
+        }
+        match slot.signed.load(Relaxed) {
+            // Nobody can start it any more.
+            signed::NOT => {
+                slot.state.replace(state::RESERVED, state::DEAD);
+            }
+            // It is there already, or isn't; nobody keeps its place for it any more.
+            signed::ADOPTED => slot.signed.store(signed::FORKED, Relaxed),
+            _ => {}
         }
     }
     if !blocks::give_back(member, number, deadline)? {

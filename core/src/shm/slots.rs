@@ -1,15 +1,16 @@
 //! Places in the tree: claimed by a parent, taken over by its child.
 
 use super::arena::{Arena, Member};
-use super::layout::{SLOTS, SLOTS_START, Slot, state};
+use super::layout::{SLOTS, SLOTS_START, Slot, signed, state};
 use super::object::{self, ObjectName};
 use super::recovery;
 use super::robust::{LOOK_AGAIN, turn};
 use crate::sys::fork::Sign;
 use crate::sys::identity::{self, Origin};
 use crate::sys::robust::Thread;
-use crate::sys::word::{Relaxed, Release};
+use crate::sys::word::{Acquire, Relaxed, Release};
 use crate::{Deadline, Error, Result};
+use std::fmt;
 use std::os::fd::RawFd;
 
 /// A place in the tree that is kept for a child which is about to be started by exec.
@@ -21,6 +22,41 @@ pub struct ChildSlot {
     arena: Arena,
     slot: u32,
     generation: u32,
+}
+
+/// Which place it is that a [`ChildSlot`] keeps, in which arena. No secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+    /// The arena's.
+    pub(crate) id: [u64; 2],
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [low, high] = self.id;
+        write!(f, "{}:{}:{low:x}:{high:x}", self.slot, self.generation)
+    }
+}
+
+impl Place {
+    /// The place of which that was printed.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut fields = text.split(':');
+        let mut field = || fields.next();
+        let (slot, generation) = (field()?.parse().ok()?, field()?.parse().ok()?);
+        let mut id = [0; 2];
+        for half in &mut id {
+            *half = u64::from_str_radix(field()?, 16).ok()?;
+        }
+        let place = Self {
+            slot,
+            generation,
+            id,
+        };
+        (1..SLOTS).contains(&slot).then_some(place)
+    }
 }
 
 impl Arena {
@@ -56,13 +92,17 @@ impl ChildSlot {
     /// memfd has in the child. No secret: whoever has the descriptor has the arena.
     #[must_use]
     pub fn token(&self, descriptor: RawFd) -> String {
-        let id = self.arena.inner.header().map_or([0, 0], |header| {
-            [header.id[0].load(Relaxed), header.id[1].load(Relaxed)]
-        });
-        format!(
-            "{descriptor}:{}:{}:{:x}:{:x}",
-            self.slot, self.generation, id[0], id[1]
-        )
+        format!("{descriptor}:{}", self.place())
+    }
+
+    /// The place, for another process of the tree that is to fork the child: see [`Arena::adopt`].
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place {
+            slot: self.slot,
+            generation: self.generation,
+            id: self.arena.inner.id().unwrap_or_default(),
+        }
     }
 
     /// Holds an object for the child.
@@ -169,6 +209,34 @@ fn claim_free(
         return Ok(Some((number, generation)));
     }
     Ok(None)
+}
+
+/// Has the child that this process is about to fork take a slot that another one keeps for it.
+///
+/// From now on the child's sign counts, as long as somebody has it; without it the slot is the keeper's as before. So a
+/// fork that fails leaves it as it was, and a keeper that dies takes nothing from a child that is there.
+///
+/// # Errors
+/// `Misuse` when the slot isn't kept any more; `Interrupted` when the deadline has passed, or a signal handler ran.
+pub(super) fn adopt(
+    member: &Member,
+    (number, generation): (u32, u32),
+    sign: Option<&Sign>,
+    deadline: Deadline,
+) -> Result<(u32, u32)> {
+    let slot = member.slot_at(number)?;
+    // Under the lock, so that its keeper isn't recovered meanwhile, and the slot with it.
+    let _held = member.registry(deadline)?.ok_or(Error::Interrupted)?;
+    if slot.state.load(Acquire) != state::RESERVED || slot.generation.load(Relaxed) != generation {
+        return Err(Error::Misuse {
+            what: "the place kept for a child is gone",
+        });
+    }
+    // Without a sign it stays the keeper's alone: if that dies before the child has settled, the place is gone.
+    if sign.is_some_and(|sign| sign.set(place(number))) {
+        slot.signed.store(signed::ADOPTED, Relaxed);
+    }
+    Ok((number, generation))
 }
 
 /// The byte of the arena's file at which a slot's child sets its sign.

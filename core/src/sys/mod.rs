@@ -8,7 +8,7 @@ pub(crate) mod clock;
 pub mod crash;
 #[cfg(crash_points)]
 pub mod dead;
-pub(crate) mod fork;
+pub mod fork;
 pub(crate) mod gate;
 pub(crate) mod identity;
 pub mod image;
@@ -17,6 +17,7 @@ pub(crate) mod mapping;
 #[cfg(all(loom, test))]
 pub(crate) mod model;
 pub(crate) mod named;
+pub(crate) mod packet;
 pub mod pidfd;
 #[cfg(crash_points)]
 pub mod refuse;

@@ -26,6 +26,10 @@ pub(crate) fn fork(work: impl FnOnce()) -> Child {
 }
 
 impl Child {
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.cast_unsigned()
+    }
+
     pub(crate) fn signal(&self, signal: i32) {
         // SAFETY: our own child, not reaped yet.
         assert_eq!(unsafe { libc::kill(self.0, signal) }, 0);
@@ -50,7 +54,6 @@ impl Child {
     }
 
     /// Waits until a signal has stopped it; false when it ended instead.
-    #[allow(dead_code, reason = "used where crash points are compiled in")]
     pub(crate) fn wait_stopped(&self) -> bool {
         let mut status = 0;
         // SAFETY: writes one status.

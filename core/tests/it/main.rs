@@ -29,6 +29,7 @@ mod queue;
 mod refuse;
 #[cfg(crash_points)]
 mod scene;
+mod server;
 #[cfg(crash_points)]
 mod simulation;
 mod starve;

@@ -3,7 +3,7 @@
 use super::source::{Source, blank};
 
 /// The files that may hold `unsafe`, each with its reason.
-const LIST: [(&str, &str); 9] = [
+const LIST: [(&str, &str); 10] = [
     (
         "core/src/sys/mapping.rs",
         "mmap and munmap; takes over an inherited descriptor",
@@ -14,7 +14,7 @@ const LIST: [(&str, &str); 9] = [
     ),
     (
         "core/src/sys/fork.rs",
-        "pthread_atfork calls back through function pointers",
+        "fork, whose handlers are function pointers, and the environment of its child",
     ),
     (
         "core/src/sys/image.rs",
@@ -23,6 +23,10 @@ const LIST: [(&str, &str); 9] = [
     (
         "core/src/sys/launch.rs",
         "between fork and exec only async-signal-safe calls are allowed",
+    ),
+    (
+        "core/src/sys/pidfd.rs",
+        "an ioctl that rustix doesn't know tells how a process ended that isn't ours",
     ),
     (
         "core/src/shm/view.rs",

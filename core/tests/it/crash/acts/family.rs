@@ -4,7 +4,8 @@ use super::super::ledger::On;
 use super::super::stage::{SMALL, Stage, again};
 use super::{Act, C, Companion, NEVER, Role, V, act, fill, make_and_drop, nothing};
 use crate::child::fork;
-use procession_core::{Acquired, Arena, Lock};
+use procession_core::sys::crash::{self, Action, Trigger, Whose};
+use procession_core::{Acquired, Adoption, Arena, Lock};
 
 /// All of them.
 pub(super) fn acts() -> Vec<Act> {
@@ -15,6 +16,27 @@ pub(super) fn acts() -> Vec<Act> {
     };
     vec![
         family(Role::Child, "be forked", nothing, enters),
+        family(
+            Role::Parent,
+            "fork into a kept place",
+            Stage::keep_place,
+            |s| {
+                let adoption = adopt(s);
+                let child = fork(|| {
+                    s.put(C, On::Queue, SMALL, NEVER);
+                    make_and_drop(s);
+                });
+                drop(adoption);
+                child.join();
+            },
+        ),
+        act(
+            Role::Recoverer,
+            "recover one that kept a place for a child that another forked, which died",
+            nothing,
+            Companion::Died(keep_a_place_of_a_dead_child, None),
+            |s| again(|| s.arena.reap()),
+        ),
         family(
             Role::Parent,
             "fork",
@@ -46,6 +68,23 @@ pub(super) fn acts() -> Vec<Act> {
             },
         ),
     ]
+}
+
+fn adopt(stage: &Stage) -> Adoption {
+    let (kept, _) = stage.place.as_ref().unwrap();
+    stage.arena.adopt(kept.place()).unwrap()
+}
+
+/// Keeps a place for a child that dies before its first store, and dies itself.
+fn keep_a_place_of_a_dead_child(stage: &Stage) {
+    let kept = again(|| stage.arena.reserve());
+    let adoption = stage.arena.adopt(kept.place()).unwrap();
+    crash::arm_at(Trigger::Nth(1), Action::Kill, Whose::Child);
+    let child = fork(|| ());
+    drop(adoption);
+    assert_eq!(child.wait(), -libc::SIGKILL);
+    // SAFETY: to this process.
+    unsafe { libc::raise(libc::SIGKILL) };
 }
 
 fn attach(stage: &Stage) -> Arena {

@@ -1,0 +1,259 @@
+//! Sockets without a name that carry whole packets, with descriptors. Source: unix(7), cmsg(3), epoll(7).
+
+use super::{ask, demand, failed};
+use crate::{Deadline, Error, Result};
+use rustix::cmsg_space;
+use rustix::event::{PollFd, PollFlags, epoll};
+use rustix::io::{Errno, IoSlice, IoSliceMut};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
+};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// Descriptors that the kernel lets go with one packet: `SCM_MAX_FD` of include/net/scm.h.
+pub(crate) const DESCRIPTORS_MAX: usize = 253;
+
+/// What came of a look for a packet.
+#[derive(Debug)]
+pub(crate) enum Arrived {
+    /// A packet's bytes, up to the length asked for, and its descriptors; `cut`: something of it didn't fit.
+    Packet {
+        bytes: Vec<u8>,
+        descriptors: Vec<OwnedFd>,
+        cut: bool,
+    },
+    /// None at the moment.
+    Nothing,
+    /// None any more: all other ends are closed.
+    End,
+}
+
+/// Two ends, each closed on exec. What is sent to an end stays whole, and in order.
+pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    let (one, other) = demand("socketpair", || {
+        socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+    })?;
+    Ok((above_streams(one)?, above_streams(other)?))
+}
+
+/// The same descriptor under a number that no standard stream has: one of those may be closed.
+fn above_streams(descriptor: OwnedFd) -> Result<OwnedFd> {
+    const FIRST: i32 = 3;
+    if descriptor.as_raw_fd() >= FIRST {
+        return Ok(descriptor);
+    }
+    demand("fcntl(F_DUPFD_CLOEXEC)", || {
+        rustix::io::fcntl_dupfd_cloexec(&descriptor, FIRST)
+    })
+}
+
+/// Sends a packet without waiting; false when there is no room at the moment.
+///
+/// # Errors
+/// `Os` with EPIPE or ECONNRESET when the other end is closed, and whatever sendmsg(2) says.
+pub(crate) fn send(
+    socket: impl AsFd,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<bool> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(failed("sendmsg", Errno::INVAL));
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let sent = ask("sendmsg", || {
+        sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, flags)
+    });
+    match sent {
+        Ok(_) => Ok(true),
+        Err(Errno::AGAIN) => Ok(false),
+        Err(errno) => Err(failed("sendmsg", errno)),
+    }
+}
+
+/// Whether an error of [`send`] says that the other end is closed.
+pub(crate) fn is_closed(error: &Error) -> bool {
+    let closed = [Errno::PIPE, Errno::CONNRESET].map(Errno::raw_os_error);
+    matches!(error, Error::Os { errno, .. } if closed.contains(errno))
+}
+
+/// Takes the next packet, at most `length` bytes of it, without waiting. Its descriptors are closed on exec.
+pub(crate) fn receive(socket: impl AsFd, length: usize) -> Result<Arrived> {
+    // Packets are short: room for the longest would be pages that whoever forks has to copy afterwards, each time.
+    let mut bytes = vec![0; next_length(&socket).map_or(length, |next| next.clamp(1, length))];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = ask("recvmsg", || {
+        let into = &mut [IoSliceMut::new(&mut bytes)];
+        recvmsg(&socket, into, &mut control, flags)
+    });
+    let message = match received {
+        Ok(message) => message,
+        Err(Errno::AGAIN) => return Ok(Arrived::Nothing),
+        Err(Errno::CONNRESET) => return Ok(Arrived::End),
+        Err(errno) => return Err(failed("recvmsg", errno)),
+    };
+    let mut descriptors = Vec::new();
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = part {
+            for descriptor in rights {
+                descriptors.push(above_streams(descriptor)?);
+            }
+        }
+    }
+    if message.bytes == 0 {
+        // An empty packet, or none any more.
+        return Ok(if hung_up(socket) {
+            Arrived::End
+        } else {
+            Arrived::Nothing
+        });
+    }
+    bytes.truncate(message.bytes);
+    let cut = message
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+    Ok(Arrived::Packet {
+        bytes,
+        descriptors,
+        cut,
+    })
+}
+
+/// The bytes of the next packet, if the system tells.
+fn next_length(socket: impl AsFd) -> Option<usize> {
+    let flags = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+    let told = rustix::net::recv(socket, &mut [0u8][..], flags);
+    told.ok().map(|(_read, length)| length)
+}
+
+/// Whether all other ends are closed.
+pub(crate) fn hung_up(socket: impl AsFd) -> bool {
+    let mut poll = [PollFd::new(&socket, PollFlags::empty())];
+    let now = rustix::fs::Timespec::default();
+    let ready = rustix::event::poll(&mut poll, Some(&now));
+    ready.is_ok_and(|count| count > 0)
+        && poll[0]
+            .revents()
+            .intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
+}
+
+/// Waits until there is a packet, or all other ends are closed; false once the deadline has passed.
+pub(crate) fn wait_readable(socket: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
+    wait_for(
+        &mut [PollFd::from_borrowed_fd(socket, PollFlags::IN)],
+        deadline,
+    )
+}
+
+/// As [`wait_readable`], or until all ends of another socket's other side are closed.
+pub(crate) fn wait_readable_or_hung_up(
+    socket: BorrowedFd<'_>,
+    other: BorrowedFd<'_>,
+    deadline: Deadline,
+) -> Result<bool> {
+    let other = PollFd::from_borrowed_fd(other, PollFlags::empty());
+    let socket = PollFd::from_borrowed_fd(socket, PollFlags::IN);
+    wait_for(&mut [socket, other], deadline)
+}
+
+/// Waits until there is room for a packet, or all other ends are closed; false once the deadline has passed.
+pub(crate) fn wait_writable(socket: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
+    wait_for(
+        &mut [PollFd::from_borrowed_fd(socket, PollFlags::OUT)],
+        deadline,
+    )
+}
+
+fn wait_for(poll: &mut [PollFd<'_>], deadline: Deadline) -> Result<bool> {
+    let left = deadline.remaining();
+    let left = left.and_then(|left| rustix::fs::Timespec::try_from(left).ok());
+    demand("poll", || rustix::event::poll(poll, left.as_ref())).map(|count| count > 0)
+}
+
+/// Any number of descriptors of which some may become ready, each under a number of the caller's.
+#[derive(Debug)]
+pub(crate) struct Ready(OwnedFd);
+
+impl Ready {
+    pub(crate) fn new() -> Result<Self> {
+        let flags = epoll::CreateFlags::CLOEXEC;
+        demand("epoll_create1", || epoll::create(flags)).map(Self)
+    }
+
+    /// Looks at a descriptor, too, which must be taken out before it is closed if a forked child has a copy.
+    pub(crate) fn add(&self, descriptor: impl AsFd, number: u64) -> Result<()> {
+        let data = epoll::EventData::new_u64(number);
+        demand("epoll_ctl", || {
+            epoll::add(&self.0, &descriptor, data, epoll::EventFlags::IN)
+        })
+    }
+
+    pub(crate) fn remove(&self, descriptor: impl AsFd) {
+        // It was added, so this isn't refused.
+        let _ = epoll::delete(&self.0, &descriptor);
+    }
+
+    /// Waits until some are ready; their numbers.
+    pub(crate) fn wait(&self) -> Result<Vec<u64>> {
+        /// At once; those beyond come at the next call.
+        const BATCH: usize = 64;
+        let mut events = Vec::with_capacity(BATCH);
+        // Nothing that limits a process refuses it.
+        let room = rustix::buffer::spare_capacity(&mut events);
+        epoll::wait(&self.0, room, None).map_err(|errno| failed("epoll_wait", errno))?;
+        Ok(events.into_iter().map(|event| event.data.u64()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_stay_whole_and_an_end_is_told() {
+        let (mine, other) = pair().unwrap();
+        assert!(matches!(receive(&mine, 8).unwrap(), Arrived::Nothing));
+        for bytes in [&b"one"[..], b"two", b"much too long"] {
+            assert!(send(&other, bytes, &[other.as_fd()]).unwrap());
+        }
+        let mut got = Vec::new();
+        while let Arrived::Packet {
+            bytes,
+            descriptors,
+            cut,
+        } = receive(&mine, 8).unwrap()
+        {
+            got.push((bytes, descriptors.len(), cut));
+        }
+        let expected = [
+            (b"one".to_vec(), 1, false),
+            (b"two".to_vec(), 1, false),
+            (b"much too".to_vec(), 1, true),
+        ];
+        assert_eq!(got, expected);
+        assert!(!hung_up(&mine));
+        drop(other);
+        assert!(hung_up(&mine));
+        assert!(matches!(receive(&mine, 8).unwrap(), Arrived::End));
+        assert!(send(&mine, b"late", &[]).is_err());
+    }
+
+    #[test]
+    fn more_descriptors_than_may_go_are_refused() {
+        let (mine, _other) = pair().unwrap();
+        let many = vec![mine.as_fd(); DESCRIPTORS_MAX + 1];
+        assert!(send(&mine, b"many", &many).is_err());
+        assert!(send(&mine, b"all", &many[1..]).unwrap());
+    }
+}

@@ -1,0 +1,215 @@
+//! The fork server: the way to it, its children, and the server itself.
+
+use crate::blocking::{self, FOR_DATA};
+use crate::error::raise;
+use crate::tree::{self, ChildSlot};
+use procession_core::process::{Request, Server as Core};
+use procession_core::{Child, Deadline, Error, copy_of};
+use pyo3::exceptions::{PyEOFError, PyOSError, PyValueError};
+use pyo3::prelude::*;
+use std::io::{ErrorKind, PipeWriter, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What may be closed while another thread uses it.
+#[derive(Debug)]
+struct Closable<T>(Mutex<Option<Arc<T>>>);
+
+impl<T> Closable<T> {
+    fn new(value: T) -> Self {
+        Self(Mutex::new(Some(Arc::new(value))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self) -> PyResult<Arc<T>> {
+        let value = self.lock().clone();
+        value.ok_or_else(|| PyValueError::new_err("it is closed"))
+    }
+
+    fn close(&self) {
+        drop(self.lock().take());
+    }
+}
+
+/// The way to a fork server.
+#[pyclass(module = "procession._core", frozen)]
+pub(crate) struct ForkServer(Closable<procession_core::ForkServer>);
+
+/// The way to a fork server that is to be started, and the server's own end.
+#[pyfunction]
+pub(crate) fn fork_server() -> PyResult<(ForkServer, RawFd)> {
+    let (server, end) = procession_core::ForkServer::new().map_err(raise)?;
+    Ok((ForkServer(Closable::new(server)), end.into_raw_fd()))
+}
+
+#[pymethods]
+impl ForkServer {
+    /// Whether the server lives.
+    fn is_alive(&self) -> bool {
+        self.0.get().is_ok_and(|server| server.is_alive())
+    }
+
+    /// Closes this process' way; the server ends with the last one.
+    fn close(&self) {
+        self.0.close();
+    }
+
+    /// Starts a child that takes the place of `slot`, gets `body` and copies of `descriptors`, the first of which it reads
+    /// `payload` from, if there is one.
+    #[pyo3(signature = (slot, body, descriptors, payload = None))]
+    fn start(
+        &self,
+        py: Python<'_>,
+        slot: &ChildSlot,
+        body: &[u8],
+        descriptors: Vec<RawFd>,
+        payload: Option<&[u8]>,
+    ) -> PyResult<ServedChild> {
+        let server = self.0.get()?;
+        let slot = slot.get()?;
+        let (reader, writer) = match payload {
+            Some(_) => std::io::pipe().map(|(reader, writer)| (Some(reader), Some(writer)))?,
+            None => (None, None),
+        };
+        let copies = descriptors.into_iter().map(copy_of);
+        let copies = copies.collect::<Result<Vec<_>, _>>().map_err(raise)?;
+        let mut passed: Vec<BorrowedFd<'_>> = reader.iter().map(AsFd::as_fd).collect();
+        passed.extend(copies.iter().map(AsFd::as_fd));
+        let mut starting = blocking::wait_for(py, Deadline::NEVER, FOR_DATA, refused, |until| {
+            server.start(&slot, body, &passed, until)
+        })?
+        .ok_or_else(gone)?;
+        // The child reads what is written, and sees the end of it.
+        drop(reader);
+        let started = blocking::wait_for(py, Deadline::NEVER, FOR_DATA, refused, |until| {
+            starting.wait(until)
+        })?;
+        let child = started.ok_or_else(gone)?;
+        if let (Some(writer), Some(payload)) = (writer, payload) {
+            write_all(py, writer, payload)?;
+        }
+        Ok(ServedChild(Closable::new(child)))
+    }
+}
+
+fn gone() -> PyErr {
+    PyEOFError::new_err("the fork server has ended")
+}
+
+/// What the server, or the way to it, says.
+fn refused(error: Error) -> PyErr {
+    let text = error.to_string();
+    match error {
+        Error::Closed { .. } => gone(),
+        Error::Exhausted { .. } => PyValueError::new_err(text),
+        // As `os.fork` has it, which raises no MemoryError.
+        Error::Os { errno, .. } => PyOSError::new_err((errno, text)),
+        error => raise(error),
+    }
+}
+
+/// Writes it all; what a child that is dead already doesn't read is lost with it.
+fn write_all(py: Python<'_>, mut pipe: PipeWriter, mut bytes: &[u8]) -> PyResult<()> {
+    while !bytes.is_empty() {
+        match py.detach(|| pipe.write(bytes)) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => py.check_signals()?,
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// A child of the fork server's.
+#[pyclass(module = "procession._core", frozen)]
+pub(crate) struct ServedChild(Closable<Child>);
+
+#[pymethods]
+impl ServedChild {
+    #[getter]
+    fn pid(&self) -> PyResult<u32> {
+        Ok(self.0.get()?.pid())
+    }
+
+    /// Its pidfd, for as long as this isn't closed.
+    fn fileno(&self) -> PyResult<RawFd> {
+        Ok(self.0.get()?.as_fd().as_raw_fd())
+    }
+
+    /// Waits for its end: the exit code, or minus the signal; None after the timeout.
+    #[pyo3(signature = (timeout = None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
+        let child = self.0.get()?;
+        let deadline = blocking::deadline(true, timeout);
+        let status = blocking::wait(py, deadline, FOR_DATA, |until| child.wait(until))?;
+        Ok(status.map(procession_core::ExitStatus::number))
+    }
+
+    /// Sends it a signal; nothing happens if it has ended.
+    fn signal(&self, number: i32) -> PyResult<()> {
+        self.0.get()?.signal(number).map_err(raise)
+    }
+
+    /// Closes the pidfd.
+    fn close(&self) {
+        self.0.close();
+    }
+}
+
+/// What a fork server's child has: the way to the server, its requester's pidfd, what the request said, and its descriptors.
+type Inherited = (ForkServer, RawFd, Vec<u8>, Vec<RawFd>);
+
+/// Serves as the fork server, at its end of the way: None when nobody is left who could ask. In each child it returns,
+/// too, with what that has.
+#[pyfunction]
+pub(crate) fn serve(py: Python<'_>, end: RawFd) -> PyResult<Option<Inherited>> {
+    let fork = py.import("os")?.getattr("fork")?;
+    let mut server = Core::new(copy_of(end).map_err(raise)?).map_err(raise)?;
+    py.import("os")?.call_method1("close", (end,))?;
+    while let Some(request) = blocking::call(py, || server.next_request())? {
+        match fork_for(&fork, &request) {
+            Ok(0) => return Ok(Some(inherited(server, request))),
+            Ok(pid) => server.started(request, pid),
+            Err(error) => {
+                let errno = error.value(py).getattr("errno");
+                let errno = errno.and_then(|errno| errno.extract()).unwrap_or_default();
+                Core::refuse(
+                    request,
+                    &Error::Os {
+                        call: "fork",
+                        errno,
+                    },
+                );
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Forks as Python does, with its hooks: the child takes the place that is kept for it.
+fn fork_for(fork: &Bound<'_, PyAny>, request: &Request) -> PyResult<u32> {
+    let _adoption = request.adopt(tree::arena()?).map_err(raise)?;
+    fork.call0()?.extract()
+}
+
+fn inherited(server: Core, request: Request) -> Inherited {
+    let inherited = server.become_child(request);
+    let passed = inherited.passed.into_iter().map(OwnedFd::into_raw_fd);
+    (
+        ForkServer(Closable::new(inherited.server)),
+        inherited.requester.into_raw_fd(),
+        inherited.body,
+        passed.collect(),
+    )
+}
+
+/// Has this process killed when the process of that pidfd is gone.
+#[pyfunction]
+pub(crate) fn die_with(pidfd: RawFd) -> PyResult<()> {
+    let pidfd = copy_of(pidfd).map_err(raise)?;
+    procession_core::die_with(pidfd).map_err(raise)
+}
