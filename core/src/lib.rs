@@ -20,7 +20,7 @@ mod tree;
 
 pub use deadline::Deadline;
 pub use error::{Error, Result};
-pub use process::{Child, ExitStatus, ForkServer, Spec, Starting};
+pub use process::{Child, ExitStatus, ForkServer, Parent, Setting, Spec, Starting};
 pub use queue::{Claim, Extent, Message, Put, Queue, Taken};
 pub use shm::{
     Adoption, Arena, Bytes, Carried, Census, ChildSlot, Memory, NamedMemory, Naming, ObjectName,
@@ -31,5 +31,5 @@ pub use sync::{
     Semaphore, Waiting,
 };
 pub use sys::image::{Body, Function, FunctionName, text_behind};
-pub use sys::launch::{at_exit, copy_of};
+pub use sys::launch::{at_exit, copy_of, inherited};
 pub use sys::pidfd::{die_with, die_with_parent, is_main_thread};

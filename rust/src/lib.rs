@@ -10,16 +10,20 @@ mod names;
 mod pool;
 mod process;
 mod queue;
+mod server;
 mod shared;
 mod sync;
 mod tree;
 
 /// The crate whose [`Pod`](bytemuck::Pod) says what shared data may be.
 pub use bytemuck;
-pub use child::init;
+pub use child::{init, init_with};
 pub use error::{Error, ErrorKind, GetError, JoinError, PutError, RemoteError, Result};
 pub use pool::{Apply, AsyncResult, Imap, MapResult, Pool};
-pub use process::{Builder, Process};
+pub use process::{
+    Builder, ChildHandle, CurrentProcess, ParentProcess, Process, StartMethod, Stdio,
+    active_children, current_process, parent_process, wait, wait_timeout,
+};
 pub use procession_core::ExitStatus;
 pub use queue::Queue;
 pub use shared::{Array, ArrayGuard, Atomic, RawArray, RawValue, SharedMemory, Value, ValueGuard};
@@ -32,12 +36,14 @@ pub use sync::{
 #[doc(hidden)]
 pub mod __private {
     pub use crate::child::test_entry;
+    pub use crate::tree::census;
 }
 
 /// Lets the tests of this crate start processes: expands to one test, in which their children begin.
 ///
 /// libtest owns `main`, so [`init`] can't be its first line. A child of a test starts the test binary again, with
 /// nothing but this test to run; run by anybody else, the test does nothing. Once per test binary, in any module.
+/// An argument is the hook of [`init_with`].
 ///
 /// ```
 /// procession::test_support!();
@@ -55,13 +61,17 @@ pub mod __private {
 #[macro_export]
 macro_rules! test_support {
     () => {
+        $crate::test_support!(|| {});
+    };
+    ($preload:expr) => {
         #[test]
         fn procession_child() {
-            $crate::__private::test_entry(concat!(
+            let mark = concat!(
                 "procession: children begin in ",
                 module_path!(),
                 "::procession_child\0"
-            ));
+            );
+            $crate::__private::test_entry(mark, $preload);
         }
     };
 }

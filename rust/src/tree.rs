@@ -19,6 +19,21 @@ pub(crate) fn arena() -> Result<&'static Arena> {
     }
 }
 
+/// What is in the arena, for tests: objects, processes, and bytes that somebody owns.
+///
+/// # Panics
+/// When the arena contradicts itself.
+#[doc(hidden)]
+#[must_use]
+pub fn census() -> (u64, u64, u64) {
+    let counted = arena().and_then(|arena| {
+        let census = retry(|| arena.reap().and_then(|()| arena.census()));
+        census.map_err(|error| Error::at("take a census", error))
+    });
+    let census = counted.expect("a sound arena");
+    (census.objects, census.processes, census.owned_bytes)
+}
+
 /// Joins the tree of the process that started this one.
 pub(crate) fn attach(token: &str) -> Result<&'static Arena> {
     enter(|| Arena::attach(token))

@@ -85,6 +85,20 @@ impl Child {
         }
     }
 
+    /// Waits until it has ended, however that went and whoever has waited for it; false once the deadline has passed.
+    ///
+    /// # Errors
+    /// `Interrupted` when a signal handler ran.
+    pub fn wait_for_end(&self, deadline: Deadline) -> Result<bool> {
+        Ok(self.status().is_some() || pidfd::wait(self.pidfd.as_fd(), deadline)?)
+    }
+
+    /// Whether it is a fork server's: the server waits for it, and nothing of it is left in the system for this process.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.report.is_some()
+    }
+
     /// Sends it a signal, by its number. Nothing happens if it has ended.
     ///
     /// # Errors

@@ -1,11 +1,11 @@
 //! What to start.
 
 use super::Child;
-use crate::sys::launch;
+use super::setting::{Setting, string};
+use crate::sys::launch::{self, Plan};
 use crate::{Error, Result};
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The executable of this process, whatever has become of its file.
@@ -13,13 +13,13 @@ const MYSELF: &str = "/proc/self/exe";
 
 /// A program to be started as a child of this process.
 ///
-/// It gets this process' environment with the additions, its standard streams, and beside those exactly the
-/// descriptors that were [passed](Self::pass).
+/// It gets this process' environment, current directory and standard streams as the [`Setting`] changes them, and beside
+/// those exactly the descriptors that were [passed](Self::pass).
 #[derive(Debug)]
 pub struct Spec {
     program: OsString,
     arguments: Vec<OsString>,
-    environment: Vec<(OsString, OsString)>,
+    setting: Setting,
     descriptors: Vec<OwnedFd>,
 }
 
@@ -29,7 +29,7 @@ impl Spec {
         Self {
             program: program.as_ref().as_os_str().to_owned(),
             arguments: Vec::new(),
-            environment: Vec::new(),
+            setting: Setting::default(),
             descriptors: Vec::new(),
         }
     }
@@ -51,12 +51,19 @@ impl Spec {
     /// Sets a variable of the environment.
     #[must_use]
     pub fn variable(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        let pair = (name.as_ref().to_owned(), value.as_ref().to_owned());
-        self.environment.push(pair);
+        let (name, value) = (name.as_ref().to_owned(), value.as_ref().to_owned());
+        self.setting.put(name, value);
         self
     }
 
-    /// Passes a descriptor on, and says which number it has in the child.
+    /// What it finds when it begins, instead of anything that was set before.
+    #[must_use]
+    pub fn setting(mut self, setting: Setting) -> Self {
+        self.setting = setting;
+        self
+    }
+
+    /// Passes a descriptor on, and says which number it has in the child, which [`inherited`](crate::inherited) takes.
     ///
     /// # Errors
     /// `Os` when there is no descriptor for a copy.
@@ -80,18 +87,16 @@ impl Spec {
         let path = string(&self.program)?;
         let arguments = self.arguments.iter().map(string);
         let arguments = arguments.collect::<Result<Vec<_>>>()?;
-        let added = |name: &OsString| self.environment.iter().any(|(other, _)| other == name);
-        let mine = std::env::vars_os().filter(|(name, _)| !added(name));
-        let environment = mine
-            .chain(self.environment.iter().cloned())
-            .map(|(mut variable, value)| {
-                variable.push("=");
-                variable.push(value);
-                string(&variable)
-            })
-            .collect::<Result<Vec<_>>>()?;
         let descriptors: Vec<_> = self.descriptors.iter().map(AsFd::as_fd).collect();
-        let started = launch::start(&path, &arguments, &environment, &descriptors);
+        let (streams, directory) = self.setting.descriptors();
+        let started = launch::start(&Plan {
+            path: &path,
+            arguments: &arguments,
+            environment: &self.setting.environment()?,
+            streams,
+            directory,
+            descriptors: &descriptors,
+        });
         let (pid, pidfd) = started.map_err(|error| match error {
             // Where /proc isn't mounted: it says what isn't there.
             Error::Os {
@@ -105,12 +110,6 @@ impl Spec {
         })?;
         Ok(Child::new(pid, pidfd))
     }
-}
-
-fn string(text: &OsString) -> Result<CString> {
-    CString::new(text.as_bytes().to_vec()).map_err(|_| Error::Misuse {
-        what: "a program's path, arguments and environment have no zero bytes",
-    })
 }
 
 #[cfg(test)]

@@ -1,13 +1,96 @@
 //! What runs around every fork(2) of this process that goes through the C library.
 #![allow(
     unsafe_code,
-    reason = "pthread_atfork, the errno that its handlers find, and locks of open files"
+    reason = "fork, its handlers and the errno that they find, a forked child's environment, locks of open files"
 )]
 
-use super::{allow, demand};
+use super::{allow, demand, failed, launch};
 use crate::Result;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr;
+
+/// Forks this process, which has no thread but the calling one that matters; gives the child's id, and `None` in the
+/// child. Handlers of pthread_atfork(3) run.
+///
+/// # Errors
+/// `Os` when there are no processes or no memory.
+pub(crate) fn fork() -> Result<Option<u32>> {
+    allow("fork").map_err(|errno| failed("fork", errno))?;
+    // SAFETY: alone: no other thread can be at anything that the child would find half done.
+    match unsafe { libc::fork() } {
+        0 => Ok(None),
+        pid if pid > 0 => Ok(Some(pid.cast_unsigned())),
+        _ => {
+            let errno = std::io::Error::last_os_error().raw_os_error();
+            Err(failed("fork", Errno::from_raw_os_error(errno.unwrap_or(0))))
+        }
+    }
+}
+
+/// Ends this process at once, without the exit hooks that it has from its parent.
+pub(crate) fn end(code: i32) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(code) }
+}
+
+/// Forgets all variables of the environment, in a process with a single thread.
+pub(crate) fn clear_environment() {
+    // SAFETY: alone: nobody reads the environment meanwhile.
+    unsafe { libc::clearenv() };
+}
+
+/// Sets a variable of the environment, or removes it, in a process with a single thread. The name has no `=` and no
+/// zero bytes, the value no zero bytes.
+pub(crate) fn set_variable(name: &OsStr, value: Option<&OsString>) {
+    match value {
+        // SAFETY: alone: nobody reads the environment meanwhile.
+        Some(value) => unsafe { std::env::set_var(name, value) },
+        // SAFETY: as above.
+        None => unsafe { std::env::remove_var(name) },
+    }
+}
+
+/// The signals that the calling thread blocked before it [held back](hold_interrupts) one more.
+#[derive(Debug)]
+pub struct Interrupts(libc::sigset_t);
+
+/// Has the calling thread, the only one, hold back SIGINT, which the terminal sends to all processes of a job: a fork server
+/// must survive what its children are to die of. A forked child holds back its own, until it [meets](Interrupts::meet) them.
+#[must_use]
+pub fn hold_interrupts() -> Interrupts {
+    let mut before = MaybeUninit::uninit();
+    let held = launch::signals(&[libc::SIGINT]);
+    // SAFETY: changes the thread's mask, and writes the one that it had, which can't fail for these arguments.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, held.as_ptr(), before.as_mut_ptr()) };
+    // SAFETY: written above.
+    Interrupts(unsafe { before.assume_init() })
+}
+
+impl Interrupts {
+    /// Meets the SIGINT that came meanwhile, and those to come, as before.
+    pub fn meet(&self) {
+        // SAFETY: sets the thread's mask, to one that it had.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, ptr::null_mut()) };
+    }
+}
+
+/// Makes an open directory the current one.
+pub(crate) fn set_directory(directory: BorrowedFd<'_>) -> Result<()> {
+    demand("fchdir", || rustix::process::fchdir(directory))
+}
+
+/// Has a descriptor take the place of standard input, output or error: 0, 1 or 2.
+pub(crate) fn set_stream(number: usize, source: BorrowedFd<'_>) -> Result<()> {
+    demand("dup2", || match number {
+        0 => rustix::stdio::dup2_stdin(source),
+        1 => rustix::stdio::dup2_stdout(source),
+        _ => rustix::stdio::dup2_stderr(source),
+    })
+}
 
 /// Registers the three handlers for the rest of the process' life. Source: pthread_atfork(3).
 pub(crate) fn around(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {

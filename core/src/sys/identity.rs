@@ -1,6 +1,7 @@
 //! Who a process is beyond its pid, and whether it is gone.
 
-use super::{allow, ask};
+use super::{allow, ask, demand, failed};
+use crate::{Error, Result};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -43,11 +44,11 @@ pub(crate) fn random() -> [u64; 2] {
 ///
 /// # Errors
 /// `Os` when the system has none, or refuses them.
-pub(crate) fn secret() -> crate::Result<[u8; 32]> {
+pub(crate) fn secret() -> Result<[u8; 32]> {
     let mut bytes = [0; 32];
     let flags = rustix::rand::GetRandomFlags::empty();
     // So few come whole, once there are any.
-    super::demand("getrandom", || rustix::rand::getrandom(&mut bytes, flags))?;
+    demand("getrandom", || rustix::rand::getrandom(&mut bytes, flags))?;
     Ok(bytes)
 }
 
@@ -217,6 +218,41 @@ fn exists(id: u32) -> bool {
     });
     let asked = ask("kill", || rustix::process::test_kill_process(raw));
     !matches!(ended, Ok(Some(_))) && asked != Err(rustix::io::Errno::SRCH)
+}
+
+/// Threads of this process that will run again, beside the calling one; a first thread that sleeps in futex(2) isn't
+/// counted if `parked_first`. One that is on its way out isn't either: a thread that was joined is there for a moment.
+///
+/// # Errors
+/// `Os` where /proc isn't mounted.
+pub(crate) fn other_threads(parked_first: bool) -> Result<usize> {
+    const LIST: &str = "/proc/self/task";
+    // A folder has a link for itself, one for its name, and here one for each thread.
+    if demand("stat", || rustix::fs::stat(LIST))?.st_nlink == 3 {
+        return Ok(0);
+    }
+    allow("open").map_err(|errno| failed("open", errno))?;
+    let listed = fs::read_dir(LIST).map_err(|error| Error::Os {
+        call: "open",
+        errno: error.raw_os_error().unwrap_or_default(),
+    })?;
+    let me = rustix::thread::gettid().as_raw_nonzero().get();
+    let threads = listed.flatten().filter_map(|task| {
+        let tid: u32 = task.file_name().to_str()?.parse().ok()?;
+        let counts = tid != me.cast_unsigned()
+            && stat(tid).is_some_and(|it| !it.exits)
+            && !(parked_first && tid == pid() && is_parked(tid));
+        counts.then_some(tid)
+    });
+    Ok(threads.count())
+}
+
+/// Whether a thread of this process sleeps in futex(2), so that it holds nothing of std's but what it waits for.
+/// Source: proc_pid_syscall(5).
+fn is_parked(tid: u32) -> bool {
+    let call = fs::read_to_string(format!("/proc/self/task/{tid}/syscall")).unwrap_or_default();
+    let number = call.split(' ').next().and_then(|word| word.parse().ok());
+    number == Some(libc::SYS_futex)
 }
 
 /// The id of a process as the system wants it; `None` for a number that can't be one.

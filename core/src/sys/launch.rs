@@ -6,51 +6,61 @@
 //! exactly the chosen descriptors, and no thread of this process that execs meanwhile gets any of them.
 #![allow(
     unsafe_code,
-    reason = "posix_spawn, its attributes and atexit are the C library's"
+    reason = "posix_spawn, its attributes and atexit are the C library's; takes over inherited descriptors"
 )]
 
 use super::{allow, demand, failed, pidfd};
 use crate::{Error, Result};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::FdFlags;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::ptr;
 
 /// The number of the first chosen descriptor in the child; the next ones follow.
 pub(crate) const FIRST_DESCRIPTOR: RawFd = 3;
 
-/// Starts the program at `path`: it has standard input, output and error of this process, then `descriptors`, from
-/// number 3 on, and no other. Signals are as std's `Command` leaves them: none blocked, SIGPIPE at its default.
+/// What is started, and what it finds when it begins.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    pub(crate) path: &'a CStr,
+    pub(crate) arguments: &'a [CString],
+    pub(crate) environment: &'a [CString],
+    /// What takes the places of this process' standard input, output and error.
+    pub(crate) streams: [Option<BorrowedFd<'a>>; 3],
+    pub(crate) directory: Option<BorrowedFd<'a>>,
+    /// What it has from number 3 on; it has no other.
+    pub(crate) descriptors: &'a [BorrowedFd<'a>],
+}
+
+/// Starts a program. Signals are as std's `Command` leaves them: none blocked, SIGPIPE at its default.
 ///
 /// Gives the process' id and a pidfd. Takes as long as the exec, about 1 ms.
 ///
 /// # Errors
 /// `Os` when the program can't be started, as "posix_spawn"; or there are no descriptors, no memory or no processes.
-pub(crate) fn start(
-    path: &CStr,
-    arguments: &[CString],
-    environment: &[CString],
-    descriptors: &[BorrowedFd<'_>],
-) -> Result<(u32, OwnedFd)> {
+pub(crate) fn start(plan: &Plan<'_>) -> Result<(u32, OwnedFd)> {
     // Above the numbers that they will have, so that no copy overwrites one that is still to be copied.
     let above = (FIRST_DESCRIPTOR..)
-        .nth(descriptors.len())
+        .nth(plan.descriptors.len())
         .unwrap_or(RawFd::MAX);
-    let sources = descriptors
-        .iter()
-        .map(|descriptor| {
-            demand("fcntl(F_DUPFD_CLOEXEC)", || {
-                rustix::io::fcntl_dupfd_cloexec(descriptor, above)
-            })
-        })
-        .collect::<Result<Vec<OwnedFd>>>()?;
-    let mut actions = Actions::new()?;
-    for (target, source) in (FIRST_DESCRIPTOR..).zip(&sources) {
-        actions.copy(source.as_raw_fd(), target)?;
+    let mut actions = Actions::new(above)?;
+    if let Some(directory) = plan.directory {
+        actions.enter(directory)?;
+    }
+    for (target, source) in (0..).zip(plan.streams) {
+        if let Some(source) = source {
+            actions.copy(source, target)?;
+        }
+    }
+    for (target, source) in (FIRST_DESCRIPTOR..).zip(plan.descriptors) {
+        actions.copy(*source, target)?;
     }
     actions.close_from(above)?;
     let attributes = Attributes::new()?;
-    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    let (arguments, environment) = (pointers(plan.arguments), pointers(plan.environment));
     // A child without a pidfd couldn't be waited for. So one is opened first, which tells whether that is allowed, and
     // keeps a descriptor for the child's.
     let mine = pidfd::open(std::process::id())?;
@@ -61,25 +71,18 @@ pub(crate) fn start(
     let result = unsafe {
         libc::posix_spawn(
             &raw mut pid,
-            path.as_ptr(),
-            actions.0.as_ptr(),
+            plan.path.as_ptr(),
+            actions.list.as_ptr(),
             attributes.0.as_ptr(),
             arguments.as_ptr(),
             environment.as_ptr(),
         )
     };
     check("posix_spawn", result)?;
-    drop((mine, sources));
-    // Nobody has waited for it yet, so the id is still its own.
+    drop((mine, actions));
+    // Another thread may be quicker and take the descriptor: then the child is ended.
     let pid = pid.cast_unsigned();
-    match pidfd::open(pid) {
-        Ok(pidfd) => Ok((pid, pidfd)),
-        Err(error) => {
-            // Another thread was quicker, and took the descriptor: nobody would know of the child.
-            pidfd::end(pid);
-            Err(error)
-        }
-    }
+    pidfd::open_child(pid).map(|pidfd| (pid, pidfd))
 }
 
 /// Runs `hook` when this process ends by exit(3) or by returning from `main`; forked children inherit it.
@@ -114,6 +117,52 @@ pub fn copy_of(number: RawFd) -> Result<OwnedFd> {
     })
 }
 
+/// Opens a directory that a process may have as its current one.
+pub(crate) fn directory(path: &Path) -> Result<OwnedFd> {
+    // Its own entry `.` opens only for who may enter it; an empty path names nothing.
+    let inside = path.join(if path.as_os_str().is_empty() { "" } else { "." });
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    demand("open", || rustix::fs::open(inside, flags, Mode::empty()))
+}
+
+/// Whether a descriptor is in the place of a standard stream.
+pub(crate) fn is_stream(descriptor: BorrowedFd<'_>) -> bool {
+    descriptor.as_raw_fd() < FIRST_DESCRIPTOR
+}
+
+/// A copy of a descriptor whose number is none of the standard streams'.
+pub(crate) fn above_streams(descriptor: BorrowedFd<'_>) -> Result<OwnedFd> {
+    demand("fcntl(F_DUPFD_CLOEXEC)", || {
+        rustix::io::fcntl_dupfd_cloexec(descriptor, FIRST_DESCRIPTOR)
+    })
+}
+
+/// Takes over a descriptor that a parent [passed](crate::Spec::pass) to this program, under the number that it has here.
+///
+/// # Errors
+/// `Malformed` when no descriptor has that number that came by exec: one that was opened here is closed on exec, and so is
+/// one that was taken over.
+pub fn inherited(number: RawFd) -> Result<OwnedFd> {
+    const WHAT: Error = Error::Malformed {
+        what: "number of an inherited descriptor",
+        at: 0,
+    };
+    if number < FIRST_DESCRIPTOR {
+        return Err(WHAT);
+    }
+    // SAFETY: descriptor-inherited: borrowed for this call, whose use of it fails cleanly for a number that isn't open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    let flags = rustix::io::fcntl_getfd(borrowed).map_err(|_| WHAT)?;
+    if flags.contains(FdFlags::CLOEXEC) {
+        return Err(WHAT);
+    }
+    demand("fcntl(F_SETFD)", || {
+        rustix::io::fcntl_setfd(borrowed, flags | FdFlags::CLOEXEC)
+    })?;
+    // SAFETY: descriptor-inherited: it is open, and nobody in this program has opened it or taken it over.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 fn check(call: &'static str, result: c_int) -> Result<()> {
     match result {
         0 => Ok(()),
@@ -127,30 +176,59 @@ fn pointers(strings: &[CString]) -> Vec<*mut c_char> {
     each.chain([ptr::null_mut()]).collect()
 }
 
-/// What happens to descriptors in the child, in order.
-struct Actions(MaybeUninit<libc::posix_spawn_file_actions_t>);
+/// What happens to descriptors in the child, in order; and the copies that it works with.
+struct Actions {
+    list: MaybeUninit<libc::posix_spawn_file_actions_t>,
+    sources: Vec<OwnedFd>,
+    /// The least number that a copy may have.
+    above: RawFd,
+}
 
 impl Actions {
-    fn new() -> Result<Self> {
-        let mut actions = MaybeUninit::uninit();
+    fn new(above: RawFd) -> Result<Self> {
+        let mut list = MaybeUninit::uninit();
         // SAFETY: initialises the value that it is given.
-        let result = unsafe { libc::posix_spawn_file_actions_init(actions.as_mut_ptr()) };
+        let result = unsafe { libc::posix_spawn_file_actions_init(list.as_mut_ptr()) };
         check("posix_spawn_file_actions_init", result)?;
-        Ok(Self(actions))
+        Ok(Self {
+            list,
+            sources: Vec::new(),
+            above,
+        })
     }
 
-    fn copy(&mut self, source: RawFd, target: RawFd) -> Result<()> {
-        let actions = self.0.as_mut_ptr();
+    /// A copy of a descriptor that lives as long as this does.
+    fn keep(&mut self, source: BorrowedFd<'_>) -> Result<RawFd> {
+        let copy = demand("fcntl(F_DUPFD_CLOEXEC)", || {
+            rustix::io::fcntl_dupfd_cloexec(source, self.above)
+        })?;
+        let number = copy.as_raw_fd();
+        self.sources.push(copy);
+        Ok(number)
+    }
+
+    fn copy(&mut self, source: BorrowedFd<'_>, target: RawFd) -> Result<()> {
+        let source = self.keep(source)?;
+        let list = self.list.as_mut_ptr();
         // SAFETY: spawn-initialised: by `new`.
-        let result = unsafe { libc::posix_spawn_file_actions_adddup2(actions, source, target) };
+        let result = unsafe { libc::posix_spawn_file_actions_adddup2(list, source, target) };
         check("posix_spawn_file_actions_adddup2", result)
+    }
+
+    /// Makes a directory the current one.
+    fn enter(&mut self, directory: BorrowedFd<'_>) -> Result<()> {
+        let directory = self.keep(directory)?;
+        let list = self.list.as_mut_ptr();
+        // SAFETY: spawn-initialised: by `new`.
+        let result = unsafe { libc::posix_spawn_file_actions_addfchdir_np(list, directory) };
+        check("posix_spawn_file_actions_addfchdir_np", result)
     }
 
     /// Needs glibc 2.34.
     fn close_from(&mut self, first: RawFd) -> Result<()> {
-        let actions = self.0.as_mut_ptr();
+        let list = self.list.as_mut_ptr();
         // SAFETY: spawn-initialised: by `new`.
-        let result = unsafe { libc::posix_spawn_file_actions_addclosefrom_np(actions, first) };
+        let result = unsafe { libc::posix_spawn_file_actions_addclosefrom_np(list, first) };
         check("posix_spawn_file_actions_addclosefrom_np", result)
     }
 }
@@ -158,7 +236,7 @@ impl Actions {
 impl Drop for Actions {
     fn drop(&mut self) {
         // SAFETY: spawn-initialised: by `new`, and not used after this.
-        unsafe { libc::posix_spawn_file_actions_destroy(self.0.as_mut_ptr()) };
+        unsafe { libc::posix_spawn_file_actions_destroy(self.list.as_mut_ptr()) };
     }
 }
 
@@ -201,7 +279,7 @@ impl Drop for Attributes {
 }
 
 /// A set of these signals.
-fn signals(members: &[c_int]) -> MaybeUninit<libc::sigset_t> {
+pub(super) fn signals(members: &[c_int]) -> MaybeUninit<libc::sigset_t> {
     let mut set = MaybeUninit::uninit();
     // SAFETY: initialises the value that it is given.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };

@@ -8,7 +8,7 @@ pub(crate) mod clock;
 pub mod crash;
 #[cfg(crash_points)]
 pub mod dead;
-pub(crate) mod fork;
+pub mod fork;
 pub(crate) mod gate;
 pub(crate) mod identity;
 pub mod image;

@@ -88,7 +88,8 @@ pub(crate) fn is_closed(error: &Error) -> bool {
 
 /// Takes the next packet, at most `length` bytes of it, without waiting. Its descriptors are closed on exec.
 pub(crate) fn receive(socket: impl AsFd, length: usize) -> Result<Arrived> {
-    let mut bytes = vec![0; length];
+    // Packets are short: room for the longest would be pages that whoever forks has to copy afterwards, each time.
+    let mut bytes = vec![0; next_length(&socket).map_or(length, |next| next.clamp(1, length))];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -127,6 +128,13 @@ pub(crate) fn receive(socket: impl AsFd, length: usize) -> Result<Arrived> {
         descriptors,
         cut,
     })
+}
+
+/// The bytes of the next packet, if the system tells.
+fn next_length(socket: impl AsFd) -> Option<usize> {
+    let flags = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+    let told = rustix::net::recv(socket, &mut [0u8][..], flags);
+    told.ok().map(|(_read, length)| length)
 }
 
 /// Whether all other ends are closed.

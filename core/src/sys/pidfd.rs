@@ -25,6 +25,19 @@ pub(crate) fn open(pid: u32) -> Result<OwnedFd> {
     demand("pidfd_open", || pidfd_open(pid, PidfdFlags::empty()))
 }
 
+/// Opens a child that was just started, which nobody has waited for. One that can't be opened couldn't be waited for: it
+/// is killed.
+pub(crate) fn open_child(pid: u32) -> Result<OwnedFd> {
+    const GONE: i32 = rustix::io::Errno::SRCH.raw_os_error();
+    let opened = open(pid);
+    match &opened {
+        // This process ignores SIGCHLD: it has ended, and its id may be another's by now.
+        Ok(_) | Err(Error::Os { errno: GONE, .. }) => {}
+        Err(_) => end(pid),
+    }
+    opened
+}
+
 /// Kills the child of that id, which nobody has waited for, and waits for it.
 pub(crate) fn end(pid: u32) {
     if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
@@ -42,6 +55,47 @@ pub(crate) fn wait(pidfd: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
     let left = left.and_then(|left| rustix::fs::Timespec::try_from(left).ok());
     let mut poll = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
     demand("poll", || rustix::event::poll(&mut poll, left.as_ref())).map(|count| count == 1)
+}
+
+/// Waits until some of the descriptors can be read from, or their other ends are gone, and gives their places in the
+/// list; none once the deadline has passed.
+///
+/// # Errors
+/// `Interrupted` when a signal handler ran; `Os` with EINVAL for more descriptors than the process may have.
+pub(crate) fn ready(descriptors: &[BorrowedFd<'_>], deadline: Deadline) -> Result<Vec<usize>> {
+    let left = deadline.remaining();
+    let left = left.and_then(|left| rustix::fs::Timespec::try_from(left).ok());
+    let descriptors = descriptors.iter();
+    let mut polls: Vec<_> = descriptors
+        .map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
+        .collect();
+    demand("poll", || rustix::event::poll(&mut polls, left.as_ref()))?;
+    let polls = polls.iter().enumerate();
+    let ready = polls.filter(|(_, poll)| !poll.revents().is_empty());
+    Ok(ready.map(|(place, _)| place).collect())
+}
+
+/// Opens the process of that id, if it is the parent of this one: `None` if it isn't any more, so it is gone.
+pub(crate) fn open_parent(pid: u32) -> Result<Option<OwnedFd>> {
+    let opened = open(pid);
+    // Looked at afterwards: as long as it is our parent, its id can't have gone to another process.
+    if !is_parent(pid) {
+        return Ok(None);
+    }
+    opened.map(Some)
+}
+
+/// A descriptor that is ready for ever, as the pidfd of a process that is gone: a pipe into which nobody writes.
+pub(crate) fn ended() -> Result<OwnedFd> {
+    let made = demand("pipe2", || {
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+    });
+    made.map(|(reader, _writer)| reader)
+}
+
+/// Whether this process is a child of that one.
+fn is_parent(pid: u32) -> bool {
+    getppid().map(|parent| parent.as_raw_nonzero().get()) == Some(pid.cast_signed())
 }
 
 /// Collects the status of a child that has ended: whether by a signal, and the signal or the code.
@@ -116,27 +170,21 @@ pub fn is_main_thread() -> bool {
 /// # Errors
 /// `Os` when the system refuses a descriptor or the thread.
 pub fn die_with_parent(parent: u32, by_main_thread: bool) -> Result<()> {
-    let is_parent =
-        || getppid().map(|pid| pid.as_raw_nonzero().get()) == Some(parent.cast_signed());
     if by_main_thread {
         demand("prctl", || {
             set_parent_process_death_signal(Some(Signal::KILL))
         })?;
         // It may have gone before the kernel was told.
-        if !is_parent() {
+        if !is_parent(parent) {
             die();
         }
         return Ok(());
     }
-    let pid = Pid::from_raw(parent.cast_signed()).ok_or(Error::Misuse {
-        what: "a parent's process id is a positive number",
-    })?;
-    let opened = demand("pidfd_open", || pidfd_open(pid, PidfdFlags::empty()));
-    // Looked at afterwards: as long as it is our parent, its id can't have gone to another process.
-    if !is_parent() {
+    let Some(pidfd) = open_parent(parent)? else {
         die();
-    }
-    die_with(opened?)
+        return Ok(());
+    };
+    die_with(pidfd)
 }
 
 /// Has this process killed when the process of `pidfd` is gone, which need not be its parent: a thread waits for that.

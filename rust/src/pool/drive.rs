@@ -6,12 +6,13 @@ use super::result::Job;
 use super::worker::{SeatName, serve};
 use crate::error::{Error, ErrorKind, JoinError, Result, retry};
 use crate::function::{Named, Whole};
-use crate::launch::{self, Launched};
+use crate::launch::{self, Launched, Plan};
+use crate::process::StartMethod;
 use crate::tree;
 use procession_core::pool::{
     Action, Driver, Failure, LOOK, News, Phase, Refused, Submitted, WorkerId,
 };
-use procession_core::{Carried, Deadline, Error as CoreError, ExitStatus, Taken};
+use procession_core::{Carried, Deadline, Error as CoreError, ExitStatus, Setting, Taken};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -270,10 +271,19 @@ impl Shared {
         let arena = tree::arena()?;
         let seat = retry(|| self.core.seat(arena, worker)).map_err(failed)?;
         let named = Named::of::<Whole, _, _, _>(serve)?;
-        let launched = launch::start_call(named, &SeatName::of(&seat), true)?;
+        let plan = Plan {
+            name: String::new(),
+            kind: "PoolWorker",
+            daemon: true,
+            method: StartMethod::Spawn,
+            setting: Setting::default(),
+            changes: Vec::new(),
+            ends: [None, None, None],
+        };
+        let (launched, _no_pipes) = launch::start(plan, named, &SeatName::of(&seat))?;
         // The worker opens the seat by name. The pool holds its queues and its claim; if the pool is gone by then, the
         // worker finds them closed, and leaves.
-        lock(&self.workers).insert(worker, Arc::new(launched));
+        lock(&self.workers).insert(worker, launched);
         Ok(())
     }
 

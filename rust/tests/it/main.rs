@@ -6,6 +6,7 @@
 )]
 
 mod lock;
+mod methods;
 mod pool;
 mod process;
 mod queue;
@@ -14,4 +15,4 @@ mod starve;
 mod sync;
 mod watchdog;
 
-procession::test_support!();
+procession::test_support!(methods::preload);

@@ -1,7 +1,7 @@
 //! Processes: started, joined, killed.
 
 use crate::watchdog::{until, watch};
-use procession::{ErrorKind, ExitStatus, GetError, JoinError, Process, Queue};
+use procession::{ChildHandle, ErrorKind, ExitStatus, GetError, JoinError, Process, Queue};
 use std::time::{Duration, Instant};
 
 fn add((left, right): (u64, u64)) -> u64 {
@@ -36,7 +36,7 @@ fn a_panic_is_an_error_with_its_message() {
         panic!("{error}")
     };
     assert_eq!(panic.message(), "number 7");
-    assert_eq!(child.exit_code(), Some(101));
+    assert_eq!(child.exit_code().unwrap(), Some(101));
     let again = child.join_timeout(Duration::ZERO).unwrap().unwrap_err();
     assert!(matches!(again, JoinError::Failed(error) if error.kind() == ErrorKind::Misuse));
 }
@@ -45,15 +45,19 @@ fn a_panic_is_an_error_with_its_message() {
 fn how_it_ended_is_told() {
     let _watchdog = watch();
     let queue = Queue::new().unwrap();
-    type End = fn(&Process<()>) -> procession::Result<()>;
-    let ends: [(End, i32); 2] = [(Process::kill, 9), (Process::terminate, 15)];
+    type End = fn(&ChildHandle) -> procession::Result<()>;
+    let ends: [(End, i32); 3] = [
+        (ChildHandle::kill, 9),
+        (ChildHandle::terminate, 15),
+        (ChildHandle::interrupt, 2),
+    ];
     for (end, signal) in ends {
         let child = Process::spawn(wait_for_ever, queue.clone()).unwrap();
-        assert!(child.is_alive());
-        assert_eq!(child.exit_code(), None);
+        assert!(child.is_alive().unwrap());
+        assert_eq!(child.exit_code().unwrap(), None);
         end(&child).unwrap();
-        until("it to end", || !child.is_alive());
-        assert_eq!(child.exit_code(), Some(-signal));
+        until("it to end", || !child.is_alive().unwrap());
+        assert_eq!(child.exit_code().unwrap(), Some(-signal));
         let ended = child.join();
         assert!(
             matches!(ended, Err(JoinError::Lost(ExitStatus::Signal(number))) if number == signal)

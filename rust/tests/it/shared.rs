@@ -52,7 +52,7 @@ fn a_struct_under_its_lock_is_never_torn() {
         }
     };
     let child = Process::spawn(write, value.clone()).unwrap();
-    while child.is_alive() {
+    while child.is_alive().unwrap() {
         let seen = value.get().unwrap();
         assert_eq!(seen, triple(seen.first));
     }

@@ -14,7 +14,7 @@ const LIST: [(&str, &str); 10] = [
     ),
     (
         "core/src/sys/fork.rs",
-        "pthread_atfork calls back through function pointers",
+        "fork, whose handlers are function pointers, and the environment of its child",
     ),
     (
         "core/src/sys/image.rs",

@@ -6,7 +6,7 @@ use crate::pool::{PoolKind, arg, task};
 use crate::recovery::{self, RecoveryKind, after_a_kill};
 use crate::start::StartKind;
 use crate::sys::now_ns;
-use procession::{JoinError, LockError, Pool, Process, Queue};
+use procession::{JoinError, LockError, Pool, Process, Queue, StartMethod};
 use serde_bytes::ByteBuf;
 use std::collections::VecDeque;
 
@@ -138,9 +138,10 @@ pub fn locks() -> Vec<LockKind> {
     })]
 }
 
-fn spawn(n: usize) -> Result<(), String> {
+fn start(method: StartMethod, n: usize) -> Result<(), String> {
+    let builder = || Process::builder().start_method(method);
     let started: Result<Vec<_>, _> = (0..n as u64)
-        .map(|number| Process::spawn(|number: u64| number + 1, number))
+        .map(|number| builder().spawn(|number: u64| number + 1, number))
         .collect();
     for (number, process) in (1..).zip(started.map_err(|error| error.to_string())?) {
         let value = process.join().map_err(|error| error.to_string())?;
@@ -150,11 +151,21 @@ fn spawn(n: usize) -> Result<(), String> {
 }
 
 pub fn starts() -> Vec<StartKind> {
-    vec![StartKind {
-        name: "procession spawn",
-        run: spawn,
+    let kind = |name, run| StartKind {
+        name,
+        run,
         prepare: || {},
-    }]
+    };
+    vec![
+        kind("procession spawn", |n| start(StartMethod::Spawn, n)),
+        kind("procession fork", |n| start(StartMethod::Fork, n)),
+        StartKind {
+            name: "procession forkserver",
+            run: |n| start(StartMethod::Forkserver, n),
+            // The server begins once, while the parent is small, as "fork from a small helper" does.
+            prepare: || start(StartMethod::Forkserver, 1).unwrap(),
+        },
+    ]
 }
 
 fn arguments(n: u64, size: usize) -> impl Iterator<Item = ByteBuf> {

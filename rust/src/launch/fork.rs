@@ -1,0 +1,42 @@
+//! A copy of this process.
+
+use super::{Plan, failed, spawn};
+use crate::child;
+use crate::error::{Error, ErrorKind, Result};
+use procession_core::process::{Others, fork, other_threads};
+use procession_core::{Child, Queue};
+
+/// Forks a child that takes its call out of the mailbox.
+pub(super) fn start(plan: &mut Plan, mailbox: &Queue) -> Result<Child> {
+    let allowed = child::others();
+    let others = other_threads(allowed).map_err(failed)?;
+    if others > 0 {
+        return Err(threads(others, allowed));
+    }
+    // What is buffered would be written by both.
+    child::flush();
+    let parent = plan.daemon.then(spawn::me);
+    let setting = std::mem::take(&mut plan.setting);
+    let ends = std::mem::take(&mut plan.ends);
+    let (ends, forked) = fork(allowed, setting, ends, |ends| {
+        // The pipes would never end for the child while it has this process' ends of them itself.
+        drop(ends);
+        child::go_on(|| {
+            child::depend(parent)?;
+            child::answer(mailbox)
+        })
+    });
+    plan.ends = ends;
+    forked.map_err(failed)
+}
+
+fn threads(others: usize, allowed: Others) -> Error {
+    let all = others + 1 + usize::from(allowed == Others::ParkedFirst);
+    Error::new(
+        ErrorKind::Misuse,
+        format!(
+            "start a process by fork: this process has {all} threads, and what the others are at would stay half \
+             done in the child: start it before other threads are, or by spawn or forkserver"
+        ),
+    )
+}

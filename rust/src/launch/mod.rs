@@ -1,0 +1,86 @@
+//! Starting a process of this program that runs one function.
+//!
+//! Child and parent share a *mailbox*, a queue of the arena: the parent puts the call into it before the child is
+//! started, the child takes it and puts the answer. So a call or a value of any length waits in shared memory, and
+//! neither side waits for the other; what a child that dies leaves in it goes with it. A call says first who the child is
+//! ([`Birth`](me::Birth)), the same way for each start method.
+//!
+//! A spawned child learns where its mailbox is from its last argument, [`Ticket`]: unlike a variable of the environment,
+//! programs that it starts don't inherit it. Its descriptor 3 is the arena's. A forked one knows already.
+
+mod fork;
+pub(crate) mod forkserver;
+mod launched;
+mod spawn;
+mod ticket;
+
+pub(crate) use launched::{Launched, reap};
+pub(crate) use ticket::{Role, Ticket};
+
+use crate::codec;
+use crate::error::{Error, ErrorKind, Result, retry};
+use crate::function::Named;
+use crate::names;
+use crate::process::{Change, StartMethod, children, me};
+use crate::tree;
+use procession_core::{Deadline, Queue, Setting};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// In a mailbox: a call. Answers have tags of their own below this.
+pub(crate) const CALL: u8 = 0xff;
+
+/// What a process is to be like.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Empty: the kind, and the number of the child.
+    pub(crate) name: String,
+    pub(crate) kind: &'static str,
+    pub(crate) daemon: bool,
+    pub(crate) method: StartMethod,
+    pub(crate) setting: Setting,
+    /// What the setting doesn't say of the environment: a fork server's child changes its own.
+    pub(crate) changes: Vec<Change>,
+    /// This process' ends of pipes to the child.
+    pub(crate) ends: [Option<OwnedFd>; 3],
+}
+
+/// Starts a process that runs `function` with one argument; gives it and this process' ends of the pipes to it.
+pub(crate) fn start<A: serde::Serialize>(
+    mut plan: Plan,
+    function: Named,
+    argument: &A,
+) -> Result<(Arc<Launched>, [Option<OwnedFd>; 3])> {
+    let me = me::me();
+    if me.is_daemon() {
+        let text = "start a process: a daemonic process may not have children";
+        return Err(Error::new(ErrorKind::Misuse, text));
+    }
+    children::collect();
+    let arena = tree::arena()?;
+    let mut mailbox = retry(|| Queue::new(arena, None)).map_err(failed)?;
+    let birth = me.child(&mut plan);
+    let mut call = Vec::new();
+    let names = names::naming(|| {
+        codec::encode(&(birth, &plan.changes), &mut call)?;
+        function.call_one(argument, &mut call)
+    })?;
+    retry(|| mailbox.put_naming(CALL, &[&call], &names, Deadline::NEVER)).map_err(failed)?;
+    drop((call, names));
+    let (child, slot) = match plan.method {
+        StartMethod::Spawn => spawn::start(&mut plan, &mailbox)?,
+        StartMethod::Fork => (fork::start(&mut plan, &mailbox)?, None),
+        StartMethod::Forkserver => {
+            let (child, slot) = forkserver::start(&mut plan, &mut mailbox)?;
+            (child, Some(slot))
+        }
+    };
+    let launched = Arc::new(Launched::new(child, mailbox, slot, &plan));
+    children::add(&launched);
+    log::debug!("{launched} was started by {}", plan.method);
+    Ok((launched, plan.ends))
+}
+
+fn failed(error: procession_core::Error) -> Error {
+    Error::at("start a process", error)
+}
