@@ -132,7 +132,7 @@ class ForkServer:
     def _run(end, job, slot):
         arena, tracker = _core.arena_descriptor(), popen_spawn_posix._tracker_descriptor()
         call = f'main({end}, {job}, {slot.token(arena)!r}, {int(_alias.installed)}, {tracker})'
-        command = [spawn.get_executable(), *util._args_from_interpreter_flags(), '-c', spawn._program('forkserver', call)]
+        command = spawn.command('forkserver', call)
         # A signal that comes before the server is ready for it waits.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:

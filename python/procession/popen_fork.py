@@ -11,6 +11,9 @@ import time
 
 from . import _core, util
 
+#: The exit code of a process whose status somebody else has taken, as asyncio has it.
+_UNKNOWN = 255
+
 
 class Popen:
     """A started process: its id, and a pidfd that is ready once it has ended."""
@@ -72,6 +75,9 @@ class Popen:
             return False
         return True
 
+    def __reduce__(self):
+        raise TypeError('a process that was started belongs to the process that started it')
+
     def duplicate_for_child(self, fd):
         """The number that a descriptor has in the child."""
         return fd
@@ -87,14 +93,16 @@ class Popen:
         if self.returncode is not None:
             return
         try:
-            pid, status = os.waitpid(self.pid, flag)
-        except OSError:
-            # Somebody else has waited for it.
-            return
-        if pid == self.pid:
-            self.returncode = os.waitstatus_to_exitcode(status)
-            # What it held is given back now, not when it's missed.
-            _core.reap()
+            end = os.waitid(os.P_PIDFD, self.sentinel, os.WEXITED | flag)
+        except ChildProcessError:
+            # Somebody else has waited for it, or SIGCHLD is ignored: it has ended, and nobody knows how.
+            self.returncode = _UNKNOWN
+        else:
+            if end is None:
+                return
+            self.returncode = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+        # What it held is given back now, not when it's missed.
+        _core.reap()
 
     def wait(self, timeout=None):
         """The exit code; None if the process hasn't ended after so many seconds."""
@@ -120,9 +128,10 @@ class Popen:
                 return False
 
     def _send_signal(self, sig):
-        if self.returncode is None:
+        # By the sentinel: the process id may be another's by now.
+        if self.poll() is None:
             try:
-                os.kill(self.pid, sig)
+                signal.pidfd_send_signal(self.sentinel, sig)
             except ProcessLookupError:
                 pass
             except OSError:

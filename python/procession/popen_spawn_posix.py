@@ -40,8 +40,7 @@ class Popen(popen_fork.Popen):
         pickle = io.BytesIO()
         set_spawning_popen(self)
         try:
-            reduction.dump(spawn.get_preparation_data(process_obj.name), pickle)
-            reduction.dump(process_obj, pickle)
+            spawn.dump_child(process_obj, pickle)
         finally:
             set_spawning_popen(None)
         return pickle

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from _weakrefset import WeakSet
 
 from . import _standard
@@ -56,7 +55,7 @@ class BaseProcess:
         self._closed = False
         self._target = target
         self._args = tuple(args)
-        self._kwargs = dict(kwargs)
+        self._kwargs = dict(kwargs or ())
         self._name = name or f"{type(self).__name__}-{':'.join(map(str, self._identity))}"
         if daemon is not None:
             self.daemon = daemon
@@ -66,6 +65,12 @@ class BaseProcess:
         if self._closed:
             raise ValueError('process object is closed')
 
+    def _check_parent(self, what):
+        # Not by `assert`: with -O another process would be told nothing, or hit what it can't wait for.
+        self._check_closed()
+        if self._parent_pid != os.getpid():
+            raise AssertionError(f'can only {what}')
+
     def run(self):
         """What the process does: calls the target, unless a subclass overrides it."""
         if self._target:
@@ -73,10 +78,8 @@ class BaseProcess:
 
     def start(self):
         """Starts the process: once."""
-        self._check_closed()
+        self._check_parent('start a process object created by current process')
         assert self._popen is None, 'cannot start a process twice'
-        assert self._parent_pid == os.getpid(), \
-            'can only start a process object created by current process'
         assert not _current_process._config.get('daemon'), \
             'daemonic processes are not allowed to have children'
         _cleanup()
@@ -88,23 +91,22 @@ class BaseProcess:
 
     def terminate(self):
         """Sends SIGTERM."""
-        self._check_closed()
+        self._check_parent('terminate a child process')
         self._popen.terminate()
 
     def kill(self):
         """Sends SIGKILL."""
-        self._check_closed()
+        self._check_parent('kill a child process')
         self._popen.kill()
 
     def interrupt(self):
         """Sends SIGINT, as Ctrl-C does."""
-        self._check_closed()
+        self._check_parent('interrupt a child process')
         self._popen.interrupt()
 
     def join(self, timeout=None):
         """Waits until the process has ended, or for so many seconds."""
-        self._check_closed()
-        assert self._parent_pid == os.getpid(), 'can only join a child process'
+        self._check_parent('join a child process')
         assert self._popen is not None, 'can only join a started process'
         if self._popen.wait(timeout) is not None:
             _children.discard(self)
@@ -114,7 +116,7 @@ class BaseProcess:
         self._check_closed()
         if self is _current_process:
             return True
-        assert self._parent_pid == os.getpid(), 'can only test a child process'
+        self._check_parent('test a child process')
         if self._popen is None:
             return False
         if self._popen.poll() is None:
@@ -167,7 +169,10 @@ class BaseProcess:
     def exitcode(self):
         """None before the end; then the exit status, or minus the signal that ended it."""
         self._check_closed()
-        return self._popen if self._popen is None else self._popen.poll()
+        if self._popen is None:
+            return None
+        self._check_parent('ask for the exit code of a child process')
+        return self._popen.poll()
 
     @property
     def ident(self):
@@ -235,6 +240,7 @@ class BaseProcess:
             exitcode = _status(e.code)
         except:  # noqa: E722: whatever it is, it ends here
             exitcode = 1
+            import traceback
             sys.stderr.write('Process %s:\n' % self.name)
             traceback.print_exc()
         finally:
@@ -271,7 +277,8 @@ def _status(code):
     if code is None:
         return 0
     if isinstance(code, int):
-        return code
+        # One that no C long holds counts as -1, as with the interpreter's own exit.
+        return code if -1 << 63 <= code < 1 << 63 else -1
     sys.stderr.write(str(code) + '\n')
     return 1
 

@@ -84,8 +84,7 @@ class ResourceTracker:
     def _launch(self):
         reader, writer = os.pipe()
         try:
-            program = spawn._program('resource_tracker', f'main({reader})')
-            command = [spawn.get_executable(), *util._args_from_interpreter_flags(), '-c', program]
+            command = spawn.command('resource_tracker', f'main({reader})')
             # A signal that comes before the child ignores it must not end it.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED_SIGNALS)
             try:

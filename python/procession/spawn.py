@@ -9,22 +9,23 @@ import runpy
 import sys
 import types
 
-from . import _alias, _core, process, util
-from .context import _default_context
+from . import _alias, _core, context, process, reduction, util
 
 WINEXE = False
 WINSERVICE = False
 
 #: Where this package lies: a child looks here before it has its parent's path.
 _HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-#: The child's program. It drops the current directory, which `-c` puts first, from its path.
-_PROGRAM = ('import sys; home = %r; sys.path[:1 - sys.flags.safe_path] = [home] * (home not in sys.path); '
-            'from procession.%s import %s; %s')
 
 
-def _program(module, call):
-    """A program for `-c` that calls a function of this package."""
-    return _PROGRAM % (_HOME, module, call.partition('(')[0], call)
+def command(module, call):
+    """The command line of an interpreter that calls a function of this package."""
+    if not _python_exe:
+        raise RuntimeError('there is no interpreter to start: sys.executable is empty, and set_executable() set none')
+    program = f'import sys; home = {_HOME!r}; home in sys.path or sys.path.insert(0, home); ' \
+              f'from procession.{module} import {call.partition("(")[0]}; {call}'
+    # -P: else the current directory would come first on the path.
+    return [_python_exe, *util._args_from_interpreter_flags(), '-P', '-c', program]
 
 
 def set_executable(exe):
@@ -61,8 +62,7 @@ def get_command_line(**kwds):
     if getattr(sys, 'frozen', False):
         return [sys.executable, '--multiprocessing-fork', *('%s=%s' % item for item in kwds.items())]
     arguments = ', '.join('%s=%r' % item for item in kwds.items())
-    return [get_executable(), *util._args_from_interpreter_flags(), '-c',
-            _program('spawn', f'spawn_main({arguments})'), '--multiprocessing-fork']
+    return [*command('spawn', f'spawn_main({arguments})'), '--multiprocessing-fork']
 
 
 def spawn_main(token, pipe_handle, parent_sentinel, parent_pid, dies_with_parent=0, by_main_thread=0, alias=0,
@@ -131,9 +131,13 @@ def get_preparation_data(name):
         sys_path=[process.ORIGINAL_DIR if path == '' and process.ORIGINAL_DIR else path for path in sys.path],
         sys_argv=sys.argv,
         orig_dir=process.ORIGINAL_DIR,
-        dir=os.getcwd(),
-        start_method=_default_context.get_start_method(),
+        start_method=context._default_context.get_start_method(allow_none=True),
     )
+    try:
+        data['dir'] = os.getcwd()
+    except FileNotFoundError:
+        # The folder is gone; a child inherits that.
+        pass
     if util._logger is not None:
         data['log_level'] = util._logger.getEffectiveLevel()
     main_module = sys.modules['__main__']
@@ -143,8 +147,88 @@ def get_preparation_data(name):
     elif (main_path := getattr(main_module, '__file__', None)) is not None:
         if not os.path.isabs(main_path) and process.ORIGINAL_DIR is not None:
             main_path = os.path.join(process.ORIGINAL_DIR, main_path)
-        data['init_main_from_path'] = os.path.normpath(main_path)
+        main_path = os.path.normpath(main_path)
+        # What was read from elsewhere has no file, whatever it says ('<stdin>'), nor has a script that is gone.
+        if os.path.isfile(main_path):
+            data['init_main_from_path'] = main_path
     return data
+
+
+def _brings_main(data):
+    """Whether a child that is prepared with this gets the names of the main module."""
+    name = data.get('init_main_from_name')
+    if name is not None:
+        # A package's or an archive's __main__ runs all that it has: nothing can be unpickled from it.
+        return name != '__main__' and not name.endswith('.__main__')
+    path = data.get('init_main_from_path')
+    # IPython's script has no `if __name__ == '__main__'`.
+    return path is not None and os.path.splitext(os.path.basename(path))[0] != 'ipython'
+
+
+class _WithoutMain(reduction.ForkingPickler):
+    """Pickles for a child that doesn't get the main module, and would miss what is pickled by a name in that."""
+
+    @classmethod
+    def to_file(cls, obj, file):
+        cls(file).dump(obj)
+
+    def reducer_override(self, obj):
+        is_named = isinstance(obj, types.FunctionType) or \
+            isinstance(obj, type) and _reducer(type(obj)) is None
+        if is_named and getattr(obj, '__module__', None) == '__main__':
+            raise pickle.PicklingError(
+                f"a child would not find {obj.__qualname__!r}: the main module was typed in, came by -c or from standard "
+                "input, or is the __main__ of a package, folder or archive, which children don't import; put it into "
+                "a module of its own, or use the start method 'fork'")
+        return NotImplemented
+
+
+def _reducer(cls):
+    try:
+        return reduction.ForkingPickler.dispatch_table[cls]
+    except KeyError:
+        return None
+
+
+def _check_guarded():
+    """RuntimeError if a child, which runs the main module too, would come to the line that starts it in any case."""
+    main, frame = sys.modules['__main__'], sys._getframe()
+    while frame is not None and frame.f_globals.get('__package__') == __package__:
+        frame = frame.f_back
+    # Only what the module does itself: a function may tell a child from its parent.
+    if frame is None or frame.f_globals is not vars(main) or frame.f_code.co_name != '<module>' \
+            or frame.f_code.co_filename != getattr(main, '__file__', None):
+        return
+    import dis
+    here, code, jumps = frame.f_lasti, frame.f_code, {*dis.hasjrel, *dis.hasjabs}
+    if any(one.start <= here < one.end for one in dis.Bytecode(code).exception_entries):
+        # Within `try`, which may end well.
+        return
+    if not any(one.opcode in jumps and one.offset < here < one.argval for one in dis.get_instructions(code)):
+        raise RuntimeError(
+            f"line {frame.f_lineno} of {main.__file__} starts a process, and the process would come to that line too, "
+            "since it imports the main module: put it under `if __name__ == '__main__':` "
+            '("Safe importing of main module" in https://docs.python.org/3/library/multiprocessing.html)')
+
+
+def dump_child(process_obj, file):
+    """Pickles what a child is to know and to do; an error that tells how, before anything is started, if it can't be."""
+    data = get_preparation_data(process_obj.name)
+    # The program's own, if it has set one.
+    dump = context.reduction.dump
+    dump(data, file)
+    if _brings_main(data):
+        _check_guarded()
+    elif dump is reduction.dump:
+        dump = _WithoutMain.to_file
+    try:
+        dump(process_obj, file)
+    except Exception as error:
+        error.add_note(
+            f"{process_obj!r} was not started. What it is to do goes to it as a pickle, functions and classes by their "
+            "names: they must be at the top level of a module, so no lambda and nothing from within a function. "
+            "With the start method 'fork' everything is inherited.")
+        raise
 
 
 #
@@ -173,7 +257,7 @@ def prepare(data):
     if 'orig_dir' in data:
         process.ORIGINAL_DIR = data['orig_dir']
     if 'start_method' in data:
-        _default_context.set_start_method(data['start_method'], force=True)
+        context._default_context.set_start_method(data['start_method'], force=True)
     if 'init_main_from_name' in data:
         _fixup_main_from_name(data['init_main_from_name'])
     elif 'init_main_from_path' in data:
@@ -181,8 +265,7 @@ def prepare(data):
 
 
 def _fixup_main_from_name(mod_name):
-    # A package's or an archive's __main__ runs all that it has: nothing can be unpickled from it.
-    if mod_name == '__main__' or mod_name.endswith('.__main__'):
+    if not _brings_main({'init_main_from_name': mod_name}):
         return
     current_main = sys.modules['__main__']
     if getattr(current_main.__spec__, 'name', None) == mod_name:
@@ -193,8 +276,7 @@ def _fixup_main_from_name(mod_name):
 
 
 def _fixup_main_from_path(main_path):
-    # IPython's script has no `if __name__ == '__main__'`.
-    if os.path.splitext(os.path.basename(main_path))[0] == 'ipython':
+    if not _brings_main({'init_main_from_path': main_path}):
         return
     current_main = sys.modules['__main__']
     if getattr(current_main, '__file__', None) == main_path:

@@ -299,6 +299,7 @@ def _exit_forked(code):
     try:
         if _CHILDREN_RUN_ATEXIT:
             atexit._run_exitfuncs()
+            _flush_std_streams()
         else:
             _core.leave()
     finally:
