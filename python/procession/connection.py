@@ -9,12 +9,10 @@ __all__ = ['Client', 'Listener', 'Pipe', 'wait']
 import io
 import itertools
 import os
-import selectors
 import socket
 import struct
-import time
 
-from . import _core, _unbuilt, reduction
+from . import _core, _unbuilt, reduction, util
 from .context import AuthenticationError, BufferTooShort  # noqa: F401
 from .reduction import ForkingPickler as _ForkingPickler
 
@@ -225,18 +223,20 @@ def Pipe(duplex=True):
 
 def wait(object_list, timeout=None):
     """Those of the objects that are ready to be read, waiting for one so many seconds (None: as long as it takes)."""
-    with selectors.PollSelector() as selector:
-        for obj in object_list:
-            selector.register(obj, selectors.EVENT_READ)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            ready = selector.select(timeout)
-            if ready:
-                return [key.fileobj for key, events in ready]
-            if deadline is not None:
-                timeout = deadline - time.monotonic()
-                if timeout < 0:
-                    return []
+    objects = {}
+    for obj in object_list:
+        objects.setdefault(_descriptor(obj), []).append(obj)
+    return [obj for fd in util._ready(objects, timeout) for obj in objects[fd]]
+
+
+def _descriptor(obj):
+    try:
+        fd = obj if isinstance(obj, int) else int(obj.fileno())
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f'Invalid file object: {obj!r}') from None
+    if fd < 0:
+        raise ValueError(f'Invalid file descriptor: {fd}')
+    return fd
 
 
 #

@@ -3,11 +3,9 @@
 __all__ = ['Popen']
 
 import os
-import select
 import signal
 import sys
 import threading
-import time
 
 from . import _core, util
 
@@ -106,26 +104,10 @@ class Popen:
 
     def wait(self, timeout=None):
         """The exit code; None if the process hasn't ended after so many seconds."""
-        if self.returncode is None:
-            # The sentinel is what is waited for, so that other threads can ask meanwhile.
-            if not self._ended_within(timeout):
-                return None
+        # The sentinel is what is waited for, so that other threads can ask meanwhile.
+        if self.returncode is None and util._ready([self.sentinel], timeout):
             return self.poll()
         return self.returncode
-
-    def _ended_within(self, timeout):
-        poll = select.poll()
-        poll.register(self.sentinel, select.POLLIN)
-        if timeout is None:
-            return bool(poll.poll())
-        deadline = time.monotonic() + timeout
-        while True:
-            left = max(0.0, deadline - time.monotonic())
-            # The kernel counts in ms; an hour at a time is never too much for it.
-            if poll.poll(min(left, 3600.0) * 1000):
-                return True
-            if left == 0.0:
-                return False
 
     def _send_signal(self, sig):
         # By the sentinel: the process id may be another's by now.

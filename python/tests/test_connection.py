@@ -216,30 +216,6 @@ class Here(helpers.Case):
         self.assertGreaterEqual(time.monotonic() - begun, 0.3)
         self.assertGreaterEqual(len(heard), 2)
 
-    def test_wait(self):
-        one, other = self.pipe()
-        reader, writer = self.pipe(False)
-        here, there = socket.socketpair()
-        self.addCleanup(here.close)
-        self.addCleanup(there.close)
-        sleeper = self.start(time.sleep, 3600)
-        things = [one, reader, here, sleeper.sentinel]
-        begun = time.monotonic()
-        self.assertEqual(connection.wait(things, 0.2), [])
-        self.assertGreaterEqual(time.monotonic() - begun, 0.2)
-        self.assertEqual(connection.wait(things, 0), [])
-        self.assertEqual(connection.wait(things, -1), [])
-        self.assertEqual(connection.wait([], 0), [])
-        for act, thing in ((lambda: other.send(1), one), (lambda: writer.send(1), reader),
-                           (lambda: there.send(b'1'), here), (sleeper.kill, sleeper.sentinel)):
-            act()
-            self.assertEqual(connection.wait([thing]), [thing])
-        self.assertEqual(set(connection.wait(things, 0)), set(things))
-        self.assertEqual(set(connection.wait(iter(things))), set(things))
-        one.recv()
-        other.close()
-        self.assertEqual(connection.wait([one]), [one])
-
     def test_bad_headers(self):
         for header in (struct.pack('!i', -2), struct.pack('!i', -2**31)):
             reader, writer = self.pipe(False)
