@@ -15,9 +15,17 @@ import sys
 import threading
 import time
 import weakref
-from subprocess import _args_from_interpreter_flags  # noqa: F401
 
 from . import _core, process
+
+
+def __getattr__(name):
+    if name == '_args_from_interpreter_flags':
+        # Children don't need it, and what it lies in takes long to import.
+        from subprocess import _args_from_interpreter_flags
+        return _args_from_interpreter_flags
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
 
 #
 # Logging

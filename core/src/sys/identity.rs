@@ -4,6 +4,7 @@ use super::{allow, ask, demand, failed};
 use crate::{Error, Result};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 use std::fs;
+use std::io::{ErrorKind, Read};
 use std::os::fd::BorrowedFd;
 
 /// The calling process' id.
@@ -76,7 +77,16 @@ fn stat(pid: u32) -> Option<Stat> {
     /// `PF_EXITING` of the kernel's include/linux/sched.h.
     const EXITING: u64 = 4;
     allow("open").ok()?;
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // In one piece, which every fork pays for: longer than 52 numbers and a name of 64 bytes can be.
+    let mut bytes = [0; 2048];
+    let mut file = fs::File::open(format!("/proc/{pid}/stat")).ok()?;
+    let length = loop {
+        match file.read(&mut bytes) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            read => break read.ok()?,
+        }
+    };
+    let text = String::from_utf8_lossy(&bytes[..length]);
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     // By the manual's count these are the fields 3, 9, 20, 22 and 28.
     let state = fields.next()?.chars().next()?;
