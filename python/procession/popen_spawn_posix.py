@@ -10,11 +10,13 @@ import threading
 from . import _alias, _core, popen_fork, reduction, spawn, util
 from .context import set_spawning_popen
 
+_DupFd = reduction._Inherited
+
 
 class Popen(popen_fork.Popen):
     """A started process: a new interpreter that got the process object as a pickle."""
     method = 'spawn'
-    DupFd = reduction._Inherited
+    DupFd = _DupFd
 
     def __init__(self, process_obj):
         self._fds = []

@@ -32,6 +32,7 @@ class ForkingPickler(pickle.Pickler):
     """A pickler that knows what processes share."""
 
     _extra_reducers = _live_reducers
+    _copyreg_dispatch_table = copyreg.dispatch_table
     dispatch_table = _live_reducers
 
     def __init__(self, *args):

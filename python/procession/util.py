@@ -364,7 +364,9 @@ def close_all_fds_except(fds):
     fds = sorted([*fds, -1, MAXFD])
     assert fds[-1] == MAXFD, 'fd too large'
     for before, after in itertools.pairwise(fds):
-        os.closerange(before + 1, after)
+        # The interpreter takes an empty range from 0 for all there is.
+        if before + 1 < after:
+            os.closerange(before + 1, after)
 
 
 def _above_streams(fd):

@@ -31,6 +31,12 @@ INTERNAL = {
                  'rebuild_as_list', 'reduce_array'},
 }
 
+#: Modules whose private names programs and libraries use too.
+PRIVATE = ('process', 'context', 'spawn', 'util', 'popen_fork', 'popen_spawn_posix', 'reduction')
+
+#: Private names that are the standard's own affair, and what its modules happen to import.
+THEIR_OWN = {'spawn.get_start_method', 'spawn.set_start_method', 'util._platform_supports_abstract_sockets'}
+
 #: Signatures that differ on purpose.
 DIFFERENT = {
     'spawn.spawn_main': "the child's first call, which our own parent writes: a token in place of the tracker",
@@ -202,6 +208,77 @@ class NamesTest(unittest.TestCase):
                 with self.subTest(module=name, name=key):
                     expected = value.__module__.replace('multiprocessing', 'procession', 1)
                     self.assertEqual(getattr(ours(name), key).__module__, expected)
+
+
+class PrivateNamesTest(unittest.TestCase):
+    """What subclasses and debuggers use, and what libraries built on the package reach for."""
+
+    def lacking(self, label, standard, our):
+        names = {name for name, value in vars(standard).items()
+                 if not name.startswith('__') and not isinstance(value, types.ModuleType)}
+        return {f'{label}.{name}' for name in names if not hasattr(our, name)} - THEIR_OWN
+
+    def test_modules_and_classes(self):
+        for name in PRIVATE:
+            standard, our = STANDARD[name], ours(name)
+            self.assertEqual(self.lacking(name, standard, our), set())
+            for key, cls in vars(standard).items():
+                if inspect.isclass(cls) and cls.__module__ == standard.__name__ and hasattr(our, key):
+                    self.assertEqual(self.lacking(f'{name}.{key}', cls, getattr(our, key)), set())
+
+    def test_objects(self):
+        for method in ('fork', 'spawn'):
+            made = []
+            for package in (multiprocessing, procession):
+                context = package.get_context(method)
+                child = context.Process(target=print, args=('',), kwargs={'end': ''})
+                self.addCleanup(child.join)
+                unstarted = self.private(child)
+                child.start()
+                default = package.context._default_context
+                made.append([unstarted, self.private(child), self.private(child._popen), self.private(context),
+                             self.private(package.current_process()), self.private(default), child._config.keys()])
+            for standard, our in zip(*made, strict=True):
+                self.assertLessEqual(standard, our)
+
+    @staticmethod
+    def private(value):
+        return set(vars(value))
+
+    def test_contexts_of_others(self):
+        """A library that registers a start method of its own, and starts processes by it."""
+        started = []
+
+        class Process(procession.process.BaseProcess):
+            _start_method = 'theirs'
+
+            @staticmethod
+            def _Popen(process_obj):
+                from procession import popen_fork
+
+                class Popen(popen_fork.Popen):
+                    method = 'theirs'
+
+                    def _launch(self, process_obj):
+                        started.append(process_obj.name)
+                        super()._launch(process_obj)
+                return Popen(process_obj)
+
+        class Context(procession.context.BaseContext):
+            _name = 'theirs'
+
+        Context.Process = Process
+        contexts = procession.context._concrete_contexts
+        contexts['theirs'] = Context()
+        self.addCleanup(contexts.pop, 'theirs')
+        reader, writer = procession.Pipe(False)
+        with reader, writer:
+            child = procession.get_context('theirs').Process(
+                target=lambda: writer.send(procession.get_start_method()), name='one')
+            child.start()
+            self.assertEqual(reader.recv(), 'theirs')
+            child.join()
+        self.assertEqual((child.exitcode, started), (0, ['one']))
 
 
 class SignaturesTest(unittest.TestCase):
