@@ -6,7 +6,7 @@ use crate::run::{Failed, Step, root, step};
 
 /// What CI runs on each interpreter: the classes for what is built, on both start methods that are. The rest of the
 /// suite is mostly about what isn't built yet, and takes long to say so.
-const BOUNDED: [&str; 23] = [
+const BOUNDED: [&str; 36] = [
     "WithProcessesTestLock",
     "WithProcessesTestSemaphore",
     "WithProcessesTestCondition",
@@ -18,6 +18,19 @@ const BOUNDED: [&str; 23] = [
     "WithProcessesTestLogging",
     "WithProcessesTestFinalize",
     "WithProcessesTestAtExit",
+    "WithProcessesTestSubclassingProcess",
+    "TestStartMethod",
+    "TestCloseFds",
+    "TestIgnoreEINTR",
+    "TestForkAwareThreadLock",
+    "TestStdinBadfiledescriptor",
+    "TestNoForkBomb",
+    "TestInitializers",
+    "_TestImportStar",
+    "MiscTestCase",
+    "TestInternalDecorators",
+    "TestTimeouts",
+    "WithThreadsTestProcess",
     "WithProcessesTestValue",
     "WithProcessesTestArray",
     "WithProcessesTestSharedCTypes",
@@ -32,6 +45,9 @@ const BOUNDED: [&str; 23] = [
     "TestResourceTracker",
 ];
 
+/// The suite of main modules, which lies beside it: how each kind comes to children.
+const MAIN_MODULES: [&str; 1] = ["CmdLineTest"];
+
 /// Runs the suite, or the tests that have `word` in `Class.test`, on the interpreter that was asked for or on each one
 /// that is found.
 pub(crate) fn perform(arguments: &Arguments) -> Step {
@@ -44,21 +60,24 @@ pub(crate) fn perform(arguments: &Arguments) -> Step {
         None => vec!["fork", "spawn"],
     };
     let words: Vec<&str> = arguments.word.as_deref().into_iter().collect();
-    run(&interpreters, &methods, &words)
+    run(&interpreters, &methods, &[], &words)
 }
 
 /// What CI runs.
 pub(crate) fn bounded() -> Step {
-    run(&Interpreter::all()?, &["fork", "spawn"], &BOUNDED)
+    let (interpreters, methods) = (Interpreter::all()?, ["fork", "spawn"]);
+    run(&interpreters, &methods, &[], &BOUNDED)?;
+    run(&interpreters, &methods, &["--companions"], &MAIN_MODULES)
 }
 
-fn run(interpreters: &[Interpreter], methods: &[&str], words: &[&str]) -> Step {
+fn run(interpreters: &[Interpreter], methods: &[&str], options: &[&str], words: &[&str]) -> Step {
     python::build()?;
     let mut failures = Vec::new();
     for interpreter in interpreters {
         println!("Python {}:", interpreter.version);
         let mut command = interpreter.command();
         command.arg(root().join("python/tests/conformance/run.py"));
+        command.args(options);
         for method in methods {
             command.args(["--method", method]);
         }
