@@ -24,6 +24,10 @@ class _Reducers(dict):
         except KeyError:
             return copyreg.dispatch_table[cls]
 
+    def __contains__(self, cls):
+        return any(cls in table for table in (
+            self.keys(), _standard.reduction.ForkingPickler._extra_reducers, copyreg.dispatch_table))
+
 
 _live_reducers = _Reducers()
 

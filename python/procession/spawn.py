@@ -168,26 +168,14 @@ def _brings_main(data):
 class _WithoutMain(reduction.ForkingPickler):
     """Pickles for a child that doesn't get the main module, and would miss what is pickled by a name in that."""
 
-    @classmethod
-    def to_file(cls, obj, file):
-        cls(file).dump(obj)
-
     def reducer_override(self, obj):
-        is_named = isinstance(obj, types.FunctionType) or \
-            isinstance(obj, type) and _reducer(type(obj)) is None
+        is_named = isinstance(obj, types.FunctionType) or isinstance(obj, type) and type(obj) not in self.dispatch_table
         if is_named and getattr(obj, '__module__', None) == '__main__':
             raise pickle.PicklingError(
                 f"a child would not find {obj.__qualname__!r}: the main module was typed in, came by -c or from standard "
                 "input, or is the __main__ of a package, folder or archive, which children don't import; put it into "
                 "a module of its own, or use the start method 'fork'")
         return NotImplemented
-
-
-def _reducer(cls):
-    try:
-        return reduction.ForkingPickler.dispatch_table[cls]
-    except KeyError:
-        return None
 
 
 def _check_guarded():
@@ -220,7 +208,8 @@ def dump_child(process_obj, file):
     if _brings_main(data):
         _check_guarded()
     elif dump is reduction.dump:
-        dump = _WithoutMain.to_file
+        def dump(obj, file):
+            _WithoutMain(file).dump(obj)
     try:
         dump(process_obj, file)
     except Exception as error:

@@ -45,29 +45,15 @@ _logger = None
 _log_to_stderr = False
 
 
-def sub_debug(msg, *args):
-    if _logger:
-        _logger.log(SUBDEBUG, msg, *args, stacklevel=2)
+def _logging_at(level):
+    def log(msg, *args):
+        if _logger:
+            # As the caller's line, not this one.
+            _logger.log(level, msg, *args, stacklevel=2)
+    return log
 
 
-def debug(msg, *args):
-    if _logger:
-        _logger.log(DEBUG, msg, *args, stacklevel=2)
-
-
-def info(msg, *args):
-    if _logger:
-        _logger.log(INFO, msg, *args, stacklevel=2)
-
-
-def warn(msg, *args):
-    if _logger:
-        _logger.log(WARNING, msg, *args, stacklevel=2)
-
-
-def sub_warning(msg, *args):
-    if _logger:
-        _logger.log(SUBWARNING, msg, *args, stacklevel=2)
+sub_debug, debug, info, sub_warning, warn = map(_logging_at, (SUBDEBUG, DEBUG, INFO, SUBWARNING, WARNING))
 
 
 def get_logger():
