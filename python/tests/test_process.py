@@ -113,6 +113,14 @@ def catch_interrupt(writer):
         writer.send('interrupted')
 
 
+def what_others_see():
+    seen = b''
+    for name in ('cmdline', 'environ'):
+        with open(f'/proc/self/{name}', 'rb') as file:
+            seen += file.read()
+    return seen, bytes(procession.current_process().authkey)
+
+
 def count_descriptors():
     return sorted(helpers.descriptors().values())
 
@@ -904,6 +912,14 @@ class SpawnOnlyTest(Programs, helpers.Case):
         self.assertEqual(done.stdout, '1\n')
         self.assertIn('ValueError: while it is unpickled', done.stderr)
 
+    def test_the_key_is_not_to_be_seen(self):
+        """Neither the command line nor the environment has it: others of this user could read them."""
+        key = bytes(procession.current_process().authkey)
+        seen, theirs = self.ask(what_others_see)
+        self.assertEqual(theirs, key)
+        for written in (key, key.hex().encode(), repr(key).encode()):
+            self.assertNotIn(written, seen)
+
     def test_a_large_pickle(self):
         child = self.start(nothing, b'x' * (20 << 20))
         child.join()
@@ -960,17 +976,23 @@ class ContextTest(helpers.Case):
     def test_the_choice_is_made_once(self):
         done = self.script('''
             import procession
-            print(procession.get_start_method(allow_none=True))
-            procession.set_start_method('spawn')
-            print(procession.get_start_method())
-            try:
-                procession.set_start_method('fork')
-            except RuntimeError as error:
-                print(error)
-            procession.set_start_method('fork', force=True)
-            print(procession.get_start_method())
-            procession.set_start_method(None, force=True)
-            print(procession.get_start_method(allow_none=True))
+            if __name__ == '__main__':
+                for method in ('fork', 'spawn'):
+                    # To use a context is no choice.
+                    child = procession.get_context(method).Process(target=len, args=('',))
+                    child.start()
+                    child.join()
+                print(procession.get_start_method(allow_none=True))
+                procession.set_start_method('spawn')
+                print(procession.get_start_method())
+                try:
+                    procession.set_start_method('fork')
+                except RuntimeError as error:
+                    print(error)
+                procession.set_start_method('fork', force=True)
+                print(procession.get_start_method())
+                procession.set_start_method(None, force=True)
+                print(procession.get_start_method(allow_none=True))
             ''')
         self.assertEqual(done.stdout, 'None\nspawn\ncontext has already been set\nfork\nNone\n')
 
