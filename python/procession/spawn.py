@@ -148,8 +148,9 @@ def get_preparation_data(name):
         if not os.path.isabs(main_path) and process.ORIGINAL_DIR is not None:
             main_path = os.path.join(process.ORIGINAL_DIR, main_path)
         main_path = os.path.normpath(main_path)
-        # What was read from elsewhere has no file, whatever it says ('<stdin>'), nor has a script that is gone.
-        if os.path.isfile(main_path):
+        # What was read from elsewhere has no file, whatever it says ('<stdin>'), nor has a script that is gone. In a
+        # folder that is out of reach nobody knows.
+        if os.path.isfile(main_path) or not os.access(os.path.dirname(main_path), os.X_OK):
             data['init_main_from_path'] = main_path
     return data
 
