@@ -332,6 +332,14 @@ class SpawnFrozenTest(Frozen, helpers.Case):
     method = 'spawn'
 
 
+class ForkServerRefusalsTest(Refusals, helpers.Case):
+    method = 'forkserver'
+
+
+class ForkServerGuardsTest(Guards, helpers.Case):
+    method = 'forkserver'
+
+
 class ForkRefusesNothingTest(helpers.Case):
     method = 'fork'
 

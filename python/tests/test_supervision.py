@@ -288,5 +288,10 @@ class SpawnSupervisionTest(Supervision, helpers.Case):
     many = 100
 
 
+class ForkServerSupervisionTest(Supervision, helpers.Case):
+    method = 'forkserver'
+    many = 1000
+
+
 if __name__ == '__main__':
     unittest.main()

@@ -371,5 +371,9 @@ class SpawnAsTheStandardTest(AsTheStandard, helpers.Case):
     method = 'spawn'
 
 
+class ForkServerAsTheStandardTest(AsTheStandard, helpers.Case):
+    method = 'forkserver'
+
+
 if __name__ == '__main__':
     unittest.main()

@@ -208,5 +208,9 @@ class SpawnWaitTest(Wait, helpers.Case):
     method = 'spawn'
 
 
+class ForkServerWaitTest(Wait, helpers.Case):
+    method = 'forkserver'
+
+
 if __name__ == '__main__':
     unittest.main()
