@@ -9,9 +9,6 @@ import threading
 
 from . import _core, util
 
-#: The exit code of a process whose status somebody else has taken, as asyncio has it.
-_UNKNOWN = 255
-
 
 class Popen:
     """A started process: its id, and a pidfd that is ready once it has ended."""
@@ -22,9 +19,6 @@ class Popen:
         self.returncode = None
         self.finalizer = None
         self._parent_pid = os.getpid()
-        # Threads may ask at once, and only one of them can wait for the child: the others get what it was told. A signal
-        # handler may ask in the midst of it.
-        self._asking = threading.RLock()
         self._launch(process_obj)
 
     def _launch(self, process_obj):
@@ -34,22 +28,17 @@ class Popen:
         by_main_thread = threading.get_native_id() == parent_pid
         parent_sentinel = util._pidfd(parent_pid)
         try:
-            self.pid = os.fork()
-            if self.pid == 0:
+            pid = os.fork()
+            if pid == 0:
                 self._run_child(process_obj, parent_pid, by_main_thread, parent_sentinel)
         finally:
             os.close(parent_sentinel)
-        self._watch()
+        self._watch(_core.started(pid))
 
-    def _watch(self):
-        try:
-            self.sentinel = util._pidfd(self.pid)
-        except BaseException:
-            # Another thread took the last descriptor. Nobody would ever wait for the child.
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-            raise
-        self.finalizer = util.Finalize(self, util.close_fds, (self.sentinel,))
+    def _watch(self, child):
+        self._child = child
+        self.pid, self.sentinel = child.pid, child.fileno()
+        self.finalizer = util.Finalize(self, child.close)
 
     @staticmethod
     def _run_child(process_obj, parent_pid, by_main_thread, parent_sentinel):
@@ -82,43 +71,26 @@ class Popen:
 
     def poll(self, flag=os.WNOHANG):
         """The exit code, if the process has ended."""
-        if self.returncode is None and self._parent_pid == os.getpid():
-            with self._asking:
-                self._ask(flag)
-        return self.returncode
-
-    def _ask(self, flag):
-        if self.returncode is not None:
-            return
-        try:
-            end = os.waitid(os.P_PIDFD, self.sentinel, os.WEXITED | flag)
-        except ChildProcessError:
-            # Somebody else has waited for it, or SIGCHLD is ignored: it has ended, and nobody knows how.
-            self.returncode = _UNKNOWN
-        else:
-            if end is None:
-                return
-            self.returncode = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
-        # What it held is given back now, not when it's missed.
-        _core.reap()
+        return self.wait(0 if flag == os.WNOHANG else None)
 
     def wait(self, timeout=None):
         """The exit code; None if the process hasn't ended after so many seconds."""
-        # The sentinel is what is waited for, so that other threads can ask meanwhile.
-        if self.returncode is None and util._ready([self.sentinel], timeout):
-            return self.poll()
+        if self.returncode is None and self._parent_pid == os.getpid():
+            code = self._child.wait(timeout)
+            # Another thread, or a signal handler, may have been told meanwhile.
+            if self.returncode is None and code is not None:
+                self.returncode = code
+                self._let_go()
         return self.returncode
 
+    def _let_go(self):
+        # What it held is given back now, not when it's missed.
+        _core.reap()
+
     def _send_signal(self, sig):
-        # By the sentinel: the process id may be another's by now.
+        # By its pidfd, and not if somebody else has waited for it: its id may be another's by now.
         if self.poll() is None:
-            try:
-                signal.pidfd_send_signal(self.sentinel, sig)
-            except ProcessLookupError:
-                pass
-            except OSError:
-                if self.wait(timeout=0.1) is None:
-                    raise
+            self._child.signal(sig)
 
     def interrupt(self):
         self._send_signal(signal.SIGINT)

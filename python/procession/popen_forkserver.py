@@ -2,9 +2,7 @@
 
 __all__ = ['Popen']
 
-import os
-
-from . import _core, forkserver, popen_spawn_posix, util
+from . import forkserver, popen_spawn_posix
 
 
 class _DupFd:
@@ -37,26 +35,5 @@ class Popen(popen_spawn_posix.Popen):
             super()._launch(process_obj)
 
     def _start(self, process_obj, pickle):
-        self._child = forkserver._forkserver._start(
-            self._slot, bool(process_obj.daemon), self._fds, pickle.getvalue())
-        self.pid, self.sentinel = self._child.pid, self._child.fileno()
-        self.finalizer = util.Finalize(self, self._child.close)
-
-    def poll(self, flag=os.WNOHANG):
-        return self.wait(0 if flag == os.WNOHANG else None)
-
-    def wait(self, timeout=None):
-        """The exit code; None if the process hasn't ended after so many seconds."""
-        if self.returncode is None and self._parent_pid == os.getpid():
-            code = self._child.wait(timeout)
-            with self._asking:
-                if self.returncode is None and code is not None:
-                    self.returncode = code
-                    # What it held is given back now, not when it's missed; so is a place that it never took.
-                    _core.reap()
-                    self._slot.release()
-        return self.returncode
-
-    def _send_signal(self, sig):
-        if self.returncode is None:
-            self._child.signal(sig)
+        self._watch(forkserver._forkserver._start(
+            self._slot, bool(process_obj.daemon), self._fds, pickle.getvalue()))

@@ -64,8 +64,7 @@ class Popen(popen_fork.Popen):
                 by_main_thread=int(threading.get_native_id() == parent_pid), alias=int(_alias.installed),
                 tracker_fd=tracker)
             self._fds += [arena, reader, parent_sentinel] + [tracker] * (tracker is not None)
-            self.pid = util.spawnv_passfds(spawn.get_executable(), command, self._fds)
-            self._watch()
+            self._watch(_core.started(util.spawnv_passfds(spawn.get_executable(), command, self._fds)))
         except BaseException:
             os.close(writer)
             raise
@@ -80,12 +79,10 @@ class Popen(popen_fork.Popen):
             # The child is dead already: its exit code says how.
             pass
 
-    def poll(self, flag=os.WNOHANG):
-        returncode = super().poll(flag)
-        if returncode is not None:
-            # A child that died before it joined the tree leaves its place, and what is held for it.
-            self._slot.release()
-        return returncode
+    def _let_go(self):
+        super()._let_go()
+        # A child that died before it joined the tree leaves its place, and what is held for it.
+        self._slot.release()
 
 
 def _tracker_descriptor():

@@ -46,7 +46,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     shared::install(module)?;
     module.add_class::<tree::ChildSlot>()?;
     module.add_class::<server::ForkServer>()?;
-    module.add_class::<server::ServedChild>()?;
+    module.add_class::<server::Started>()?;
     module.add_function(wrap_pyfunction!(server::fork_server, module)?)?;
     module.add_function(wrap_pyfunction!(server::serve, module)?)?;
     module.add_function(wrap_pyfunction!(server::die_with, module)?)?;
@@ -62,6 +62,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tree::child_slot, module)?)?;
     module.add_function(wrap_pyfunction!(tree::arena_descriptor, module)?)?;
     module.add_function(wrap_pyfunction!(tree::attach, module)?)?;
+    module.add_function(wrap_pyfunction!(server::started, module)?)?;
     module.add_function(wrap_pyfunction!(tree::leave, module)?)?;
     module.add_function(wrap_pyfunction!(tree::reap, module)?)?;
     module.add_function(wrap_pyfunction!(tree::census, module)?)?;

@@ -4,12 +4,16 @@ use crate::blocking::{self, FOR_DATA};
 use crate::error::raise;
 use crate::tree::{self, ChildSlot};
 use procession_core::process::{Request, Server as Core};
-use procession_core::{Child, Deadline, Error, copy_of};
+use procession_core::{Child, Deadline, Error, ExitStatus, copy_of};
 use pyo3::exceptions::{PyEOFError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use std::io::{ErrorKind, PipeWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+const ECHILD: i32 = 10;
+/// The exit code of a process whose status nobody knows.
+const UNKNOWN: i32 = 255;
 
 /// What may be closed while another thread uses it.
 #[derive(Debug)]
@@ -67,7 +71,7 @@ impl ForkServer {
         body: &[u8],
         descriptors: Vec<RawFd>,
         payload: Option<&[u8]>,
-    ) -> PyResult<ServedChild> {
+    ) -> PyResult<Started> {
         let server = self.0.get()?;
         let slot = slot.get()?;
         let (reader, writer) = match payload {
@@ -91,7 +95,7 @@ impl ForkServer {
         if let (Some(writer), Some(payload)) = (writer, payload) {
             write_all(py, writer, payload)?;
         }
-        Ok(ServedChild(Closable::new(child)))
+        Ok(Started(Closable::new(child)))
     }
 }
 
@@ -124,12 +128,12 @@ fn write_all(py: Python<'_>, mut pipe: PipeWriter, mut bytes: &[u8]) -> PyResult
     Ok(())
 }
 
-/// A child of the fork server's.
+/// A child of this process' own, or the fork server's for it.
 #[pyclass(module = "procession._core", frozen)]
-pub(crate) struct ServedChild(Closable<Child>);
+pub(crate) struct Started(Closable<Child>);
 
 #[pymethods]
-impl ServedChild {
+impl Started {
     #[getter]
     fn pid(&self) -> PyResult<u32> {
         Ok(self.0.get()?.pid())
@@ -140,13 +144,17 @@ impl ServedChild {
         Ok(self.0.get()?.as_fd().as_raw_fd())
     }
 
-    /// Waits for its end: the exit code, or minus the signal; None after the timeout.
+    /// Waits for its end: the exit code, or minus the signal; None after the timeout. 255, as asyncio has it, if somebody
+    /// else has waited for it, or SIGCHLD is ignored: nobody knows how it ended.
     #[pyo3(signature = (timeout = None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
         let child = self.0.get()?;
         let deadline = blocking::deadline(true, timeout);
-        let status = blocking::wait(py, deadline, FOR_DATA, |until| child.wait(until))?;
-        Ok(status.map(procession_core::ExitStatus::number))
+        let status = blocking::wait(py, deadline, FOR_DATA, |until| match child.wait(until) {
+            Err(Error::Os { errno: ECHILD, .. }) => Ok(Some(ExitStatus::Code(UNKNOWN))),
+            status => status,
+        })?;
+        Ok(status.map(ExitStatus::number))
     }
 
     /// Sends it a signal; nothing happens if it has ended.
@@ -158,6 +166,14 @@ impl ServedChild {
     fn close(&self) {
         self.0.close();
     }
+}
+
+/// The child of that id, which this process has just started.
+#[pyfunction]
+pub(crate) fn started(pid: u32) -> PyResult<Started> {
+    Child::of(pid)
+        .map(|child| Started(Closable::new(child)))
+        .map_err(raise)
 }
 
 /// What a fork server's child has: the way to the server, its requester's pidfd, what the request said, and its descriptors.

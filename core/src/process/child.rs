@@ -24,6 +24,15 @@ pub struct Child {
 }
 
 impl Child {
+    /// The child of that id, which this process has just forked.
+    ///
+    /// # Errors
+    /// `Os` when the system gives no descriptor for it. Then the child is killed: nobody would ever wait for it.
+    pub fn of(pid: u32) -> Result<Self> {
+        let opened = pidfd::open(pid).inspect_err(|_| pidfd::end(pid));
+        Ok(Self::new(pid, opened?))
+    }
+
     pub(super) fn new(pid: u32, pidfd: OwnedFd) -> Self {
         Self {
             pid,

@@ -31,7 +31,7 @@ pub(crate) fn create() -> Result<OwnedFd> {
 
 /// The same file under another number than those of the standard streams, one of which may be closed: whoever prints
 /// or reports a crash there would write into the arena.
-fn above_streams(file: OwnedFd) -> Result<OwnedFd> {
+pub(super) fn above_streams(file: OwnedFd) -> Result<OwnedFd> {
     const FIRST: RawFd = 3;
     if file.as_raw_fd() >= FIRST {
         return Ok(file);

@@ -4,6 +4,7 @@
     reason = "an ioctl that rustix doesn't know: how a process ended that isn't ours"
 )]
 
+use super::mapping::above_streams;
 use super::{allow, ask, demand, failed};
 use crate::{Deadline, Error, Result};
 use rustix::event::{PollFd, PollFlags};
@@ -22,7 +23,8 @@ pub(crate) fn open(pid: u32) -> Result<OwnedFd> {
     let pid = Pid::from_raw(pid.cast_signed()).ok_or(Error::Misuse {
         what: "a process id is a positive number",
     })?;
-    demand("pidfd_open", || pidfd_open(pid, PidfdFlags::empty()))
+    let opened = demand("pidfd_open", || pidfd_open(pid, PidfdFlags::empty()))?;
+    above_streams(opened)
 }
 
 /// Opens a child that was just started, which nobody has waited for. One that can't be opened couldn't be waited for: it
