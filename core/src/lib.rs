@@ -17,6 +17,7 @@ pub mod shm;
 pub mod sync;
 pub mod sys;
 mod tree;
+pub mod wire;
 
 pub use deadline::Deadline;
 pub use error::{Error, Result};
