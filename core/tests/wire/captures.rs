@@ -45,6 +45,18 @@ pub(crate) fn exchanges() -> Vec<Exchange> {
     all
 }
 
+/// What an attacker has heard elsewhere; verdicts last.
+pub(crate) fn messages() -> Vec<Vec<u8>> {
+    let frames = exchanges().into_iter().flat_map(|one| one.frames);
+    let mut messages: Vec<_> = frames
+        .map(|frame| frame.body)
+        .filter(|body| !body.starts_with(b"\x80") && !body.ends_with(b"E#"))
+        .collect();
+    messages.extend([b"#FAILURE#".to_vec(), b"#WELCOME#".to_vec()]);
+    assert!((50..200).contains(&messages.len()));
+    messages
+}
+
 impl Exchange {
     /// What one side sent, as a stream.
     pub(crate) fn stream(&self, of_server: bool) -> Vec<u8> {

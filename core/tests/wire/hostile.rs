@@ -3,7 +3,7 @@
 //!
 //! The bytes are real exchanges, changed as a seed has it; it is printed, and `SEED`, `CASE` and `CASES` replay.
 
-use crate::captures::{Exchange, exchanges};
+use crate::captures::{Exchange, exchanges, messages};
 use crate::counting::peak_of;
 use crate::exercise::{LATEST, attack, converse, expected, filled, pulled, pushed, terms};
 use crate::random::Random;
@@ -130,18 +130,6 @@ fn program(known: usize, random: &mut Random) -> Vec<u8> {
         program.extend([victim | how, which, random.byte(), random.byte()]);
     }
     program
-}
-
-/// What an attacker has heard elsewhere; verdicts last.
-fn messages() -> Vec<Vec<u8>> {
-    let frames = exchanges().into_iter().flat_map(|one| one.frames);
-    let mut messages: Vec<_> = frames
-        .map(|frame| frame.body)
-        .filter(|body| !body.starts_with(b"\x80") && !body.ends_with(b"E#"))
-        .collect();
-    messages.extend([b"#FAILURE#".to_vec(), b"#WELCOME#".to_vec()]);
-    assert!((50..200).contains(&messages.len()));
-    messages
 }
 
 /// What each side of each exchange sent.
