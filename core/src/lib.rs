@@ -8,6 +8,7 @@
     reason = "the map of a layer names its private files; they are documented too"
 )]
 
+pub mod connection;
 pub mod deadline;
 pub mod error;
 pub mod pool;

@@ -40,12 +40,12 @@ pub(crate) fn random() -> [u64; 2] {
     })
 }
 
-/// 32 random bytes that nobody can guess.
+/// Random bytes that nobody can guess: not more than 256.
 ///
 /// # Errors
 /// `Os` when the system has none, or refuses them.
-pub(crate) fn secret() -> Result<[u8; 32]> {
-    let mut bytes = [0; 32];
+pub(crate) fn secret<const BYTES: usize>() -> Result<[u8; BYTES]> {
+    let mut bytes = [0; BYTES];
     let flags = rustix::rand::GetRandomFlags::empty();
     // So few come whole, once there are any.
     demand("getrandom", || rustix::rand::getrandom(&mut bytes, flags))?;

@@ -24,6 +24,7 @@ pub mod refuse;
 pub(crate) mod robust;
 #[cfg(simulated)]
 pub mod simulation;
+pub(crate) mod stream;
 pub(crate) mod word;
 
 use crate::{Error, Result};

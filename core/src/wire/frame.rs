@@ -192,14 +192,17 @@ impl Decoder {
         };
         let arrived = self.body.len() as u64;
         assert!(arrived <= length, "more bytes than were wanted");
-        let most = (length - arrived).min(AHEAD_MAX as u64);
-        let most = usize::try_from(most).expect("at most AHEAD_MAX");
-        if most == 0 {
+        if arrived == length {
             return Ok(None);
         }
-        self.body
-            .try_reserve_exact(most)
-            .map_err(|_| FrameError::NoMemory { arrived, length })?;
+        // Room is made when the last is used up, not at each piece: a buffer that grows may have to move.
+        let rest = usize::try_from(length - arrived).unwrap_or(usize::MAX);
+        if self.body.capacity() == self.body.len() {
+            self.body
+                .try_reserve_exact(rest.min(AHEAD_MAX))
+                .map_err(|_| FrameError::NoMemory { arrived, length })?;
+        }
+        let most = rest.min(self.body.capacity() - self.body.len());
         let into = &mut self.body;
         Ok(Some(Wanted { into, most }))
     }

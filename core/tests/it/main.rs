@@ -14,6 +14,7 @@ mod attach;
 mod bytes;
 mod carried;
 mod child;
+mod connection;
 #[cfg(crash_points)]
 mod crash;
 mod fork;

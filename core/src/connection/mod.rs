@@ -1,0 +1,63 @@
+//! Messages over a descriptor: [`wire`](crate::wire)'s frames and handshake, with the system calls that they need.
+//!
+//! Everything here works on a descriptor that somebody else owns, and may be called again after it was interrupted or late: what was
+//! sent and received so far is in the caller's hands. Nothing is locked: who lets several threads send, or receive, on
+//! one stream has a lock for each of the two.
+
+mod authentication;
+mod stream;
+
+pub use authentication::Authentication;
+pub use stream::{Received, receive, receive_into, send};
+
+use crate::Error;
+use crate::wire::{AuthError, FrameError};
+use std::fmt;
+
+/// Why nothing was sent, received or authenticated. Python: `EOFError` for `End`, `AuthenticationError` for `Auth`, else
+/// `OSError`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The system refused a call, or a signal handler ran: then call again.
+    System(Error),
+    /// The stream ended between two messages.
+    End,
+    /// What came is no frame, or one that isn't taken, or part of one. Nothing can be received any more.
+    Frame(FrameError),
+    /// The peer wasn't authenticated. The stream is to be closed.
+    Auth(AuthError),
+    /// The deadline passed before the peer was authenticated. The stream is to be closed.
+    Late,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System(error) => error.fmt(f),
+            Self::End => f.write_str("the other end was closed"),
+            Self::Frame(error) => error.fmt(f),
+            Self::Auth(error) => error.fmt(f),
+            Self::Late => f.write_str("the peer took too long to authenticate itself"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::System(error)
+    }
+}
+
+impl From<FrameError> for Failure {
+    fn from(error: FrameError) -> Self {
+        Self::Frame(error)
+    }
+}
+
+impl From<AuthError> for Failure {
+    fn from(error: AuthError) -> Self {
+        Self::Auth(error)
+    }
+}
