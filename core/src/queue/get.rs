@@ -4,7 +4,7 @@ use super::bell::Rung;
 use super::layout::{self, End, HEADER, POSITION, QueueState, Record, repair_get};
 use super::message::{Extent, Message, Taken};
 use super::put::patient;
-use super::{Claim, Queue, names};
+use super::{Claim, Queue, names, tasks};
 use crate::shm::Carried;
 use crate::shm::blocks;
 use crate::shm::layout::index;
@@ -219,6 +219,10 @@ impl Queue {
         let next = position + record.bytes();
         get.next_position.store(next, Relaxed);
         get.next_count.store(count, Relaxed);
+        let counts = state.debts.load(Relaxed) != 0;
+        if counts {
+            tasks::note_taker(member, state)?;
+        }
         if let Some(claim) = claim {
             self.note(state, claim, start, length)?;
         }
@@ -230,6 +234,9 @@ impl Queue {
         state.losing.store(losing, Relaxed);
         get.position.store(next, Release);
         get.count.store(count, Release);
+        if counts {
+            tasks::charge(member, state)?;
+        }
         if claim.is_some() {
             get.claim.store(0, Relaxed);
         }
@@ -318,6 +325,10 @@ impl Queue {
         get.next_position.store(segment, Relaxed);
         get.next_segment.store(segment, Relaxed);
         get.next_count.store(get.count.load(Relaxed), Relaxed);
+        if state.debts.load(Relaxed) != 0 {
+            // Nobody takes a message with that.
+            state.tasks.taker.store(0, Relaxed);
+        }
         if left != 0 {
             self.leaves(left)?;
         }

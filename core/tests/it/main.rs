@@ -38,3 +38,4 @@ mod steps;
 #[cfg(not(crash_points))]
 mod storm;
 mod sync;
+mod tasks;

@@ -1,7 +1,7 @@
 //! Acts on recursive locks, semaphores, conditions, events and barriers.
 
 use super::super::companion::start;
-use super::super::stage::{Stage, again};
+use super::super::stage::{QUARTER, Stage, again};
 use super::{Act, Companion, NEVER, Role, act};
 use crate::scene::Sync;
 use procession_core::{Deadline, Passed, Permit};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// All of them.
 pub(super) fn acts() -> Vec<Act> {
-    [alone(), woken(), waking_one(), waking_parties()].concat()
+    [alone(), woken(), waking_one(), waking_parties(), tasks()].concat()
 }
 
 fn with(stage: &mut Stage) {
@@ -254,6 +254,80 @@ fn waking_parties() -> Vec<Act> {
             |s, finished| {
                 if !finished {
                     s.sync().single.abort().unwrap();
+                }
+            },
+        ),
+    ]
+}
+
+/// A process that had taken a task is dead, and was recovered.
+fn with_a_lost_task(stage: &mut Stage) {
+    with(stage);
+    start(|| stage.sync().get_task()).join();
+    again(|| stage.arena.reap());
+}
+
+/// With a joinable queue.
+fn tasks() -> Vec<Act> {
+    let alone = |name, before, run| act(Role::Alone, name, before, Companion::None, run);
+    vec![
+        alone("do a task", with, |s| s.sync().do_task()),
+        Act {
+            after: |s, _| {
+                let tasks = &s.sync().tasks;
+                if tasks.unfinished() != tasks.len() {
+                    again(|| tasks.task_done());
+                }
+            },
+            ..alone(
+                "do a task that another has",
+                |s| {
+                    with(s);
+                    s.sync().get_task();
+                },
+                |s| again(|| s.sync().tasks.task_done()),
+            )
+        },
+        alone(
+            "take a task that is done",
+            |s| {
+                with(s);
+                (0..3).for_each(|_| again(|| s.sync().tasks.task_done()));
+            },
+            |s| s.sync().get_task(),
+        ),
+        alone(
+            "take tasks, over a segment's end",
+            |s| {
+                with(s);
+                s.sync().do_tasks();
+                (0..5).for_each(|_| s.sync().put_task(QUARTER));
+            },
+            |s| s.sync().do_tasks(),
+        ),
+        alone("hear of a lost task", with_a_lost_task, |s| {
+            s.sync().do_tasks();
+            assert_eq!(s.sync().join_tasks(), 1);
+        }),
+        act(
+            Role::Sleeper,
+            "sleep until all tasks are done",
+            with,
+            Companion::Wakes(|s| s.sync().do_tasks()),
+            |s| {
+                s.sync().join_tasks();
+            },
+        ),
+        waking(
+            "do the tasks, for a sleeper",
+            with,
+            |s| {
+                s.sync().join_tasks();
+            },
+            |s| s.sync().do_tasks(),
+            |s, finished| {
+                if !finished {
+                    s.sync().do_tasks();
                 }
             },
         ),
