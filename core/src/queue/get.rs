@@ -86,6 +86,43 @@ impl Queue {
         self.handle.member().judged(got)
     }
 
+    /// Waits until a message can be got, and leaves it there; false once the deadline has passed.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn poll(&self, deadline: Deadline) -> Result<bool> {
+        let there = self.poll_until(deadline);
+        self.handle.member().judged(there)
+    }
+
+    fn poll_until(&self, deadline: Deadline) -> Result<bool> {
+        let state = self.entered()?;
+        let patience = patient(deadline);
+        let mut unsettled = 0;
+        loop {
+            if state.put.count.load(Acquire) > state.get.count.load(Acquire) {
+                return Ok(true);
+            }
+            if deadline != Deadline::NEVER && deadline.passed() {
+                return Ok(false);
+            }
+            let Some(held) = self.lock_get(state, patience)? else {
+                return Ok(false);
+            };
+            self.handle.member().sound()?;
+            let (position, left) = state.get.place()?;
+            let header: &Cell = self.handle.member().at(position)?;
+            let found = match Record::from_bits(header.load(Acquire))? {
+                Record::None => Found::Nothing,
+                Record::Jump { segment } => self.cross(state, position, left, segment)?,
+                Record::Inline { .. } | Record::Extent { .. } => return Ok(true),
+            };
+            if !self.go_on(state, held, &found, &mut unsettled, [deadline, patience])? {
+                return Ok(false);
+            }
+        }
+    }
+
     fn get_at_once(&self, buffer: &mut Vec<u8>) -> Result<Option<Taken>> {
         let state = self.entered()?;
         loop {
@@ -151,27 +188,42 @@ impl Queue {
                     self.leave(state, held, losing);
                     return Ok(Some(taken));
                 }
-                Found::Left(segment) => {
-                    drop(held);
-                    blocks::free_run(member, segment)?;
-                }
-                // Whoever published the jump there has let go of the lock since.
-                Found::Unsettled(at) if at == unsettled => return Err(POSITION),
-                Found::Unsettled(at) => {
-                    unsettled = at;
-                    drop(held);
-                    if !self.settle_put(state, patience)? {
-                        return Ok(None);
-                    }
-                }
-                Found::Again => {}
-                Found::Nothing => {
-                    if !self.wait_for_more(state, deadline)? {
+                found => {
+                    let limits = [deadline, patience];
+                    if !self.go_on(state, held, &found, &mut unsettled, limits)? {
                         return Ok(None);
                     }
                 }
             }
         }
+    }
+
+    /// What has to be done before the next look, when one has found no message; false once a deadline has passed: the first
+    /// is the call's, the second for locks.
+    fn go_on(
+        &self,
+        state: &QueueState,
+        held: Held<'_>,
+        found: &Found,
+        unsettled: &mut u64,
+        [deadline, patience]: [Deadline; 2],
+    ) -> Result<bool> {
+        match *found {
+            Found::Left(segment) => {
+                drop(held);
+                blocks::free_run(self.handle.member(), segment)?;
+            }
+            // Whoever published the jump there has let go of the lock since.
+            Found::Unsettled(at) if at == *unsettled => return Err(POSITION),
+            Found::Unsettled(at) => {
+                *unsettled = at;
+                drop(held);
+                return self.settle_put(state, patience);
+            }
+            Found::Nothing => return self.wait_for_more(state, deadline),
+            Found::Again | Found::Taken(..) => {}
+        }
+        Ok(true)
     }
 
     /// Takes what is at the consumers' position, if anything is. Under the get lock.
