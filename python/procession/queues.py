@@ -44,6 +44,9 @@ class Queue(_core.Queue):
 class JoinableQueue(_core.JoinableQueue, Queue):
     """A queue that counts the objects that aren't done with: `task_done()` for each, `join()` waits for all."""
 
+    def __init__(self, maxsize=0, *, ctx):
+        super().__init__(maxsize, ctx=ctx)
+
 
 class SimpleQueue(_core.SimpleQueue):
     """A queue of objects with nothing but `put` and `get`."""

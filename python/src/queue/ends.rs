@@ -7,7 +7,7 @@ use crate::error::raise;
 use crate::value::{Source, kind};
 use crate::{blocking, value};
 use procession_core::{Carried, Deadline, Taken};
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyNotImplementedError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PySlice, PyTuple};
@@ -69,7 +69,7 @@ impl QueueReader {
     }
 
     /// Whether an object can be received, waiting for it so many seconds (None: as long as it takes).
-    #[pyo3(signature = (timeout=Some(0.0)))]
+    #[pyo3(signature = (timeout=Some(0.0)), text_signature = "($self, timeout=0.0)")]
     fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let queue = self.inner.by_end(NO_READER)?;
         if !queue.is_empty().map_err(raise)? {
@@ -79,6 +79,11 @@ impl QueueReader {
         let there = |until| Ok(queue.poll(until)?.then_some(()));
         let waited = blocking::wait(py, deadline, blocking::FOR_DATA, there)?;
         Ok(waited.is_some())
+    }
+
+    /// A descriptor that is readable while an object can be received: not built yet.
+    fn fileno(&self) -> PyResult<i32> {
+        Err(no_descriptor())
     }
 
     fn close(&self) {
@@ -155,6 +160,11 @@ impl QueueWriter {
         )
     }
 
+    /// A descriptor that is writable while there is room: not built yet.
+    fn fileno(&self) -> PyResult<i32> {
+        Err(no_descriptor())
+    }
+
     fn close(&self) {
         self.inner.becomes(NO_WRITER);
     }
@@ -173,6 +183,11 @@ impl QueueWriter {
     fn writable(&self) -> bool {
         true
     }
+}
+
+fn no_descriptor() -> PyErr {
+    let text = "procession has no fileno() of a queue yet (docs/parity.md lists what is built)";
+    PyNotImplementedError::new_err(text)
 }
 
 /// The pickle of a message's object. One that names others is pickled again: its bytes alone wouldn't hold them.
