@@ -416,11 +416,6 @@ fn tasks_of_four(scene: &Scene) -> [Arc<Queue>; 4] {
     [Arc::new(queue), one, two, three]
 }
 
-fn do_task(queue: &Queue) {
-    get(queue);
-    queue.task_done().unwrap();
-}
-
 /// One does a task, and one joins: it ends when that is done, and not before; also when a sleep ends for no reason.
 #[test]
 fn join_waits_for_a_task() {
