@@ -184,6 +184,10 @@ class SpawnJoinableTest(Joinable, helpers.Case):
     method = 'spawn'
 
 
+class ForkserverJoinableTest(Joinable, helpers.Case):
+    method = 'forkserver'
+
+
 class Simple:
     def setUp(self):
         super().setUp()
@@ -248,6 +252,10 @@ class ForkSimpleTest(Simple, helpers.Case):
 
 class SpawnSimpleTest(Simple, helpers.Case):
     method = 'spawn'
+
+
+class ForkserverSimpleTest(Simple, helpers.Case):
+    method = 'forkserver'
 
 
 class EndsTest(helpers.Case):

@@ -248,13 +248,7 @@ impl Queue {
             Record::Jump { segment } => return self.cross(state, position, left, segment),
             Record::Inline { tag, names, length } => (tag, names, 0, length),
             Record::Extent { tag, names } => {
-                let run = member.at::<Cell>(body)?.load(Relaxed);
-                let length = member.at::<Cell>(body + 8)?.load(Relaxed);
-                if length > blocks::run_bytes(member, run)? {
-                    return Err(Error::Broken {
-                        what: "the length of a message",
-                    });
-                }
+                let (run, length) = self.described(body)?;
                 (tag, names, run, length)
             }
         };
@@ -311,6 +305,20 @@ impl Queue {
             carried,
         };
         Ok(Found::Taken(taken, losing))
+    }
+
+    /// The run of a long message, and its length there.
+    #[inline]
+    fn described(&self, body: u64) -> Result<(u64, u64)> {
+        let member = self.handle.member();
+        let run = member.at::<Cell>(body)?.load(Relaxed);
+        let length = member.at::<Cell>(body + 8)?.load(Relaxed);
+        if length > blocks::run_bytes(member, run)? {
+            return Err(Error::Broken {
+                what: "the length of a message",
+            });
+        }
+        Ok((run, length))
     }
 
     /// Holds what a message names, before it is taken; gives the bytes that come before the message itself.
