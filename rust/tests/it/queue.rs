@@ -201,7 +201,9 @@ fn workers_do_all_tasks() {
 fn a_join_tells_of_what_was_lost() {
     let _watchdog = watch();
     let queue = JoinableQueue::<String>::new().unwrap();
-    ["one", "two", "three"].map(|text| queue.put(&text.to_owned()).unwrap());
+    for text in ["one", "two", "three"] {
+        queue.put(&text.to_owned()).unwrap();
+    }
     let short = Duration::from_millis(60);
     assert!(matches!(
         queue.join_timeout(short),
