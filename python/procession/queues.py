@@ -10,7 +10,7 @@ __all__ = ['Queue', 'SimpleQueue', 'JoinableQueue']
 import types
 from queue import Empty, Full  # noqa: F401
 
-from . import _core, _unbuilt
+from . import _core
 
 
 class Queue(_core.Queue):
@@ -23,14 +23,6 @@ class Queue(_core.Queue):
 
     def __init__(self, maxsize=0, *, ctx):
         super().__init__(maxsize, ctx=ctx)
-
-    @property
-    def _reader(self):
-        raise _unbuilt.error('Queue._reader')
-
-    @property
-    def _writer(self):
-        raise _unbuilt.error('Queue._writer')
 
     def join_thread(self):
         """There is no thread to wait for: what was put is stored. Only after `close()`."""
@@ -49,5 +41,23 @@ class Queue(_core.Queue):
         traceback.print_exception(e)
 
 
-SimpleQueue = _unbuilt.unbuilt_class('SimpleQueue', __name__)
-JoinableQueue = _unbuilt.unbuilt_class('JoinableQueue', __name__, (Queue,))
+class JoinableQueue(_core.JoinableQueue, Queue):
+    """A queue that counts the objects that aren't done with: `task_done()` for each, `join()` waits for all."""
+
+    def __init__(self, maxsize=0, *, ctx):
+        super().__init__(maxsize, ctx=ctx)
+
+
+class SimpleQueue(_core.SimpleQueue):
+    """A queue of objects with nothing but `put` and `get`."""
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+    def __init__(self, *, ctx):
+        super().__init__(ctx=ctx)
+        #: For subclasses that send and receive by the two ends; nothing here takes them.
+        self._rlock, self._wlock = ctx.Lock(), ctx.Lock()
+
+    @property
+    def _poll(self):
+        return self._reader.poll

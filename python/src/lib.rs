@@ -34,6 +34,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     entry::install::<sync::RLock>(module.py())?;
     entry::install::<sync::Semaphore>(module.py())?;
     module.add_class::<queue::Queue>()?;
+    module.add_class::<queue::JoinableQueue>()?;
+    module.add_class::<queue::SimpleQueue>()?;
+    module.add_class::<queue::QueueReader>()?;
+    module.add_class::<queue::QueueWriter>()?;
     module.add_class::<pool::Pool>()?;
     module.add_class::<pool::ApplyResult>()?;
     module.add_class::<pool::MapResult>()?;

@@ -1,30 +1,85 @@
-//! `Queue`: what `procession.queues.Queue` inherits.
+//! `Queue` and its kin: what the classes of `procession.queues` inherit.
+
+mod ends;
+mod joinable;
+mod simple;
+
+pub(crate) use ends::{QueueReader, QueueWriter};
+pub(crate) use joinable::JoinableQueue;
+pub(crate) use simple::SimpleQueue;
 
 use crate::blocking;
 use crate::error::raise;
 use crate::tree;
-use crate::value::{self, Source};
-use procession_core::{Carried, ObjectName, Put, Taken};
-use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
+use crate::value::{self, Source, Value};
+use procession_core::{Arena, Carried, Deadline, ObjectName, Put, Taken};
+use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 use std::cell::Cell;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 thread_local! {
     /// Where small messages are copied to before they are decoded: taken while in use.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
+/// The queue that an object is, and what this object was used for.
+#[derive(Default)]
+pub(crate) struct Inner {
+    queue: OnceLock<procession_core::Queue>,
+    state: AtomicU8,
+}
+
+/// `close` was called: nothing is put or got here by this object any more.
+const CLOSED: u8 = 1;
+/// Its end for getters was closed.
+const NO_READER: u8 = 2;
+/// Its end for putters was closed.
+const NO_WRITER: u8 = 4;
+/// Something was put by this object.
+const USED: u8 = 8;
+
+impl Inner {
+    /// Says which queue it is; once.
+    fn set(&self, queue: procession_core::Queue) -> PyResult<()> {
+        self.queue
+            .set(queue)
+            .map_err(|_| PyRuntimeError::new_err("the queue is made already"))
+    }
+
+    fn get(&self) -> PyResult<&procession_core::Queue> {
+        self.queue
+            .get()
+            .ok_or_else(|| PyRuntimeError::new_err("the queue's __init__ was not called"))
+    }
+
+    #[inline]
+    fn is(&self, state: u8) -> bool {
+        self.state.load(Ordering::Relaxed) & state != 0
+    }
+
+    fn becomes(&self, state: u8) {
+        self.state.fetch_or(state, Ordering::Relaxed);
+    }
+
+    /// The queue, unless the end for that was closed.
+    #[inline]
+    fn by_end(&self, closed: u8) -> PyResult<&procession_core::Queue> {
+        if self.is(closed) {
+            return Err(PyOSError::new_err("handle is closed"));
+        }
+        self.get()
+    }
+}
+
 /// A queue of objects between processes, without a feeder thread: `put` has stored the object when it returns.
 #[pyclass(subclass, frozen, module = "procession._core")]
 pub(crate) struct Queue {
-    queue: OnceLock<procession_core::Queue>,
-    /// `close` was called: nothing is put or got here by this object any more.
-    closed: AtomicBool,
+    inner: Arc<Inner>,
 }
 
 #[pymethods]
@@ -33,8 +88,7 @@ impl Queue {
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self {
-            queue: OnceLock::new(),
-            closed: AtomicBool::new(false),
+            inner: Arc::default(),
         }
     }
 
@@ -46,13 +100,7 @@ impl Queue {
         ctx: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let _ = ctx;
-        // More than can be counted is no limit.
-        let capacity = u32::try_from(maxsize).ok().filter(|capacity| *capacity > 0);
-        let arena = tree::arena()?;
-        let queue = blocking::call(py, || procession_core::Queue::new(arena, capacity))?;
-        self.queue
-            .set(queue)
-            .map_err(|_| PyRuntimeError::new_err("the queue is made already"))
+        self.make(py, maxsize, procession_core::Queue::new)
     }
 
     /// Puts an object; `queue.Full` if there is no room at once (block=False) or within timeout seconds.
@@ -63,15 +111,12 @@ impl Queue {
         #[pyo3(from_py_with = blocking::truth)] block: bool,
         timeout: Option<f64>,
     ) -> PyResult<()> {
-        let (py, queue) = (slf.py(), slf.get().open(slf)?);
+        let (py, queue) = (slf.py(), slf.get().open(slf, NO_WRITER)?);
+        if !slf.get().inner.is(USED) {
+            slf.get().inner.becomes(USED);
+        }
         match value::encode(obj) {
-            Ok(value) => {
-                let tag = value.kind();
-                value.parts(py, &[], |parts| {
-                    let message = (tag, parts, value.names());
-                    store(py, queue, message, block, timeout)
-                })
-            }
+            Ok(value) => put_value(py, queue, &value, block, timeout),
             // What isn't an error (Ctrl-C in a `__reduce__`) is the caller's.
             Err(error) if !error.is_instance_of::<PyException>(py) => Err(error),
             Err(error) => {
@@ -89,18 +134,9 @@ impl Queue {
         #[pyo3(from_py_with = blocking::truth)] block: bool,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (py, queue) = (slf.py(), slf.get().open(slf)?);
-        let mut buffer = BUFFER.take();
-        buffer.clear();
-        let taken = take(py, queue, &mut buffer, block, timeout);
-        let object = match taken {
-            // What the message names is held as long as `taken` is.
-            Ok(Some(taken)) => decode(py, &taken, &buffer),
-            Ok(None) => Err(exception(py, "Empty")),
-            Err(error) => Err(error),
-        };
-        BUFFER.set(buffer);
-        object
+        let (py, queue) = (slf.py(), slf.get().open(slf, NO_READER)?);
+        let deadline = || blocking::deadline(block, timeout);
+        get_with(py, queue, deadline, decode)?.ok_or_else(|| exception(py, "Empty"))
     }
 
     fn put_nowait(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -119,7 +155,7 @@ impl Queue {
     }
 
     fn empty(&self) -> PyResult<bool> {
-        self.get_queue()?.is_empty().map_err(raise)
+        self.inner.by_end(NO_READER)?.is_empty().map_err(raise)
     }
 
     fn full(&self) -> PyResult<bool> {
@@ -131,7 +167,25 @@ impl Queue {
 
     /// Says that this process puts and gets nothing here any more.
     fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+        // The standard's has no ends to close before its first put.
+        let ends = if self.inner.is(USED) {
+            NO_READER | NO_WRITER
+        } else {
+            0
+        };
+        self.inner.becomes(CLOSED | ends);
+    }
+
+    /// Its end for getters, as an object that is much like a `Connection`.
+    #[getter]
+    fn _reader(&self) -> QueueReader {
+        QueueReader::new(&self.inner)
+    }
+
+    /// Its end for putters, as an object that is much like a `Connection`.
+    #[getter]
+    fn _writer(&self) -> QueueWriter {
+        QueueWriter::new(&self.inner)
     }
 
     /// The most objects that it holds: what the standard has for a queue without a limit is one of 31 bits.
@@ -144,7 +198,7 @@ impl Queue {
     /// Whether `close` was called.
     #[getter]
     fn _closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+        self.inner.is(CLOSED)
     }
 
     /// Messages that were lost with a getter that was killed.
@@ -154,32 +208,83 @@ impl Queue {
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
-        let py = slf.py();
-        let queue = slf.get().get_queue()?;
-        let (offset, serial) = tree::pickled(py, queue.name(), || queue.escape())?;
-        let open = py.import("procession._core")?.getattr("open_queue")?;
-        // What a subclass keeps in its instances goes along.
-        let state = slf.getattr_opt(intern!(py, "__dict__"))?;
-        (open, (slf.get_type(), offset, serial), state).into_pyobject(py)
+        reduce(slf.as_any(), slf.get().get_queue()?)
     }
 }
 
 impl Queue {
-    fn get_queue(&self) -> PyResult<&procession_core::Queue> {
-        self.queue
-            .get()
-            .ok_or_else(|| PyRuntimeError::new_err("the queue's __init__ was not called"))
+    fn make(
+        &self,
+        py: Python<'_>,
+        maxsize: i64,
+        make: fn(&Arena, Option<u32>) -> procession_core::Result<procession_core::Queue>,
+    ) -> PyResult<()> {
+        // More than can be counted is no limit.
+        let capacity = u32::try_from(maxsize).ok().filter(|capacity| *capacity > 0);
+        let arena = tree::arena()?;
+        let queue = blocking::call(py, || make(arena, capacity))?;
+        self.inner.set(queue)
     }
 
-    fn open(&self, slf: &Bound<'_, Self>) -> PyResult<&procession_core::Queue> {
-        if self.closed.load(Ordering::Relaxed) {
+    fn get_queue(&self) -> PyResult<&procession_core::Queue> {
+        self.inner.get()
+    }
+
+    #[inline]
+    fn open(&self, slf: &Bound<'_, Self>, end: u8) -> PyResult<&procession_core::Queue> {
+        if self.inner.is(CLOSED) {
             return Err(PyValueError::new_err(format!(
                 "Queue {} is closed",
                 slf.repr()?
             )));
         }
-        self.get_queue()
+        self.inner.by_end(end)
     }
+}
+
+/// What a queue's pickle is: its class, its name, and what a subclass keeps in its instances.
+fn reduce<'py>(
+    slf: &Bound<'py, PyAny>,
+    queue: &procession_core::Queue,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let py = slf.py();
+    let (offset, serial) = tree::pickled(py, queue.name(), || queue.escape())?;
+    let open = py.import("procession._core")?.getattr("open_queue")?;
+    let state = slf.getattr_opt(intern!(py, "__dict__"))?;
+    (open, (slf.get_type(), offset, serial), state).into_pyobject(py)
+}
+
+/// Puts an encoded object.
+fn put_value(
+    py: Python<'_>,
+    queue: &procession_core::Queue,
+    value: &Value<'_>,
+    block: bool,
+    timeout: Option<f64>,
+) -> PyResult<()> {
+    value.parts(py, &[], |parts| {
+        let message = (value.kind(), parts, value.names());
+        store(py, queue, message, block, timeout)
+    })
+}
+
+/// Takes a message and gives what `read` makes of it and of the buffer, in which it is if it isn't long; `None` at the
+/// deadline. What the message names is held until then.
+fn get_with<'py, T>(
+    py: Python<'py>,
+    queue: &procession_core::Queue,
+    deadline: impl FnOnce() -> Deadline,
+    read: impl FnOnce(Python<'py>, &Taken, &[u8]) -> PyResult<T>,
+) -> PyResult<Option<T>> {
+    let mut buffer = BUFFER.take();
+    buffer.clear();
+    let got = match take(py, queue, &mut buffer, deadline) {
+        Ok(Some(taken)) => read(py, &taken, &buffer).map(Some),
+        Ok(None) => Ok(None),
+        Err(error) => Err(error),
+    };
+    BUFFER.set(buffer);
+    got
 }
 
 /// Puts a message: at once if that can be done, else without the interpreter.
@@ -206,14 +311,12 @@ fn take(
     py: Python<'_>,
     queue: &procession_core::Queue,
     buffer: &mut Vec<u8>,
-    block: bool,
-    timeout: Option<f64>,
+    deadline: impl FnOnce() -> Deadline,
 ) -> PyResult<Option<Taken>> {
     if let Some(taken) = queue.try_get_into(buffer).map_err(raise)? {
         return Ok(Some(taken));
     }
-    let deadline = blocking::deadline(block, timeout);
-    blocking::wait(py, deadline, blocking::FOR_DATA, |until| {
+    blocking::wait(py, deadline(), blocking::FOR_DATA, |until| {
         queue.get_into(buffer, until)
     })
 }
@@ -238,7 +341,7 @@ fn exception(py: Python<'_>, name: &str) -> PyErr {
         .map_or_else(|error| error, PyErr::from_value)
 }
 
-/// Makes an object of `class`, a `Queue`, that holds the queue of that name: what its pickle calls.
+/// Makes an object of `class`, one of these queues, that holds the queue of that name: what its pickle calls.
 #[pyfunction]
 pub(crate) fn open_queue<'py>(
     class: &Bound<'py, PyType>,
@@ -248,6 +351,9 @@ pub(crate) fn open_queue<'py>(
     let object = class.call_method1("__new__", (class,))?;
     let (arena, name) = (tree::arena()?, ObjectName { offset, serial });
     let queue = blocking::call(class.py(), || procession_core::Queue::open(arena, name))?;
-    let _ = object.cast::<Queue>()?.get().queue.set(queue);
+    match object.cast::<SimpleQueue>() {
+        Ok(simple) => simple.get().inner().set(queue)?,
+        Err(_) => object.cast::<Queue>()?.get().inner.set(queue)?,
+    }
     Ok(object)
 }

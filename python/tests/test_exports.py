@@ -65,11 +65,9 @@ COMPILED = {'synchronize.Lock', 'synchronize.RLock', 'synchronize.Semaphore', 's
 
 #: What isn't built yet: the words that its error must have, and how a program comes to use it.
 UNBUILT = {
-    'SimpleQueue': lambda ctx: ctx.SimpleQueue(),
-    'JoinableQueue': lambda ctx: ctx.JoinableQueue(3),
     'SyncManager': lambda ctx: ctx.Manager(),
-    'Queue._reader': lambda ctx: ctx.Queue()._reader,
-    'Queue._writer': lambda ctx: ctx.Queue()._writer,
+    'fileno': lambda ctx: ctx.Queue()._reader.fileno(),
+    'queue': lambda ctx: ctx.SimpleQueue()._writer.fileno(),
 }
 
 

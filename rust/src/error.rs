@@ -44,7 +44,7 @@ pub enum ErrorKind {
     BarrierBroken,
     /// The function panicked.
     Panicked,
-    /// The process ended before it returned a value.
+    /// A process ended before it returned a value, or was done with what it had got.
     Lost,
     /// The pool was terminated.
     Terminated,
@@ -132,6 +132,17 @@ pub enum GetError {
     Failed(Error),
 }
 
+/// Why not all values of a queue were finished.
+#[derive(Debug, Clone)]
+pub enum TaskError {
+    /// They are finished, but so many only since the process died that had got them.
+    Lost(u64),
+    /// Some weren't when the timeout had passed.
+    Unfinished,
+    /// Anything else.
+    Failed(Error),
+}
+
 /// Why a function that ran in another process gave no value.
 #[derive(Debug, Clone)]
 pub enum JoinError {
@@ -185,6 +196,22 @@ impl fmt::Display for GetError {
     }
 }
 
+impl fmt::Display for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost(1) => f.write_str("join a queue: a message was lost with its getter"),
+            Self::Lost(lost) => {
+                write!(
+                    f,
+                    "join a queue: {lost} messages were lost with their getters"
+                )
+            }
+            Self::Unfinished => f.write_str("join a queue: not all messages are done"),
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -202,6 +229,7 @@ impl fmt::Display for JoinError {
 
 impl std::error::Error for PutError {}
 impl std::error::Error for GetError {}
+impl std::error::Error for TaskError {}
 impl std::error::Error for JoinError {}
 
 impl From<Error> for JoinError {
@@ -226,6 +254,16 @@ impl From<GetError> for Error {
             GetError::Empty => Self::new(ErrorKind::WouldWait, error.to_string()),
             GetError::Closed => Self::new(ErrorKind::Closed, error.to_string()),
             GetError::Failed(error) => error,
+        }
+    }
+}
+
+impl From<TaskError> for Error {
+    fn from(error: TaskError) -> Self {
+        match error {
+            TaskError::Lost(_) => Self::new(ErrorKind::Lost, error.to_string()),
+            TaskError::Unfinished => Self::new(ErrorKind::WouldWait, error.to_string()),
+            TaskError::Failed(error) => error,
         }
     }
 }
@@ -259,6 +297,11 @@ mod tests {
         let lost = Error::from(JoinError::Lost(ExitStatus::Signal(9)));
         let text = "the process ended by signal 9 before its function returned";
         assert_eq!((lost.kind(), &*lost.to_string()), (ErrorKind::Lost, text));
+        let lost = Error::from(TaskError::Lost(3));
+        let text = "join a queue: 3 messages were lost with their getters";
+        assert_eq!((lost.kind(), &*lost.to_string()), (ErrorKind::Lost, text));
+        let unfinished = Error::from(TaskError::Unfinished);
+        assert_eq!(unfinished.kind(), ErrorKind::WouldWait);
         assert_eq!(Error::from(PutError::Full).kind(), ErrorKind::WouldWait);
         assert_eq!(Error::from(GetError::Closed).kind(), ErrorKind::Closed);
     }

@@ -18,14 +18,14 @@ mod tree;
 /// The crate whose [`Pod`](bytemuck::Pod) says what shared data may be.
 pub use bytemuck;
 pub use child::{init, init_with};
-pub use error::{Error, ErrorKind, GetError, JoinError, PutError, RemoteError, Result};
+pub use error::{Error, ErrorKind, GetError, JoinError, PutError, RemoteError, Result, TaskError};
 pub use pool::{Apply, AsyncResult, Imap, MapResult, Pool};
 pub use process::{
     Builder, ChildHandle, CurrentProcess, ParentProcess, Process, StartMethod, Stdio,
     active_children, current_process, parent_process, wait, wait_timeout,
 };
 pub use procession_core::ExitStatus;
-pub use queue::Queue;
+pub use queue::{JoinableQueue, Queue, SimpleQueue};
 pub use shared::{Array, ArrayGuard, Atomic, RawArray, RawValue, SharedMemory, Value, ValueGuard};
 pub use sync::{
     Barrier, BarrierError, BoundedSemaphore, Condition, ConditionGuard, Event, Lock, LockError,

@@ -1,5 +1,11 @@
 //! Queues of values between processes.
 
+mod joinable;
+mod simple;
+
+pub use joinable::JoinableQueue;
+pub use simple::SimpleQueue;
+
 use crate::codec;
 use crate::error::{Error, GetError, PutError, Result, retry};
 use crate::names;

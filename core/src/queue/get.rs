@@ -4,7 +4,7 @@ use super::bell::Rung;
 use super::layout::{self, End, HEADER, POSITION, QueueState, Record, repair_get};
 use super::message::{Extent, Message, Taken};
 use super::put::patient;
-use super::{Claim, Queue, names};
+use super::{Claim, Queue, names, tasks};
 use crate::shm::Carried;
 use crate::shm::blocks;
 use crate::shm::layout::index;
@@ -86,6 +86,43 @@ impl Queue {
         self.handle.member().judged(got)
     }
 
+    /// Waits until a message can be got, and leaves it there; false once the deadline has passed.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn poll(&self, deadline: Deadline) -> Result<bool> {
+        let there = self.poll_until(deadline);
+        self.handle.member().judged(there)
+    }
+
+    fn poll_until(&self, deadline: Deadline) -> Result<bool> {
+        let state = self.entered()?;
+        let patience = patient(deadline);
+        let mut unsettled = 0;
+        loop {
+            if state.put.count.load(Acquire) > state.get.count.load(Acquire) {
+                return Ok(true);
+            }
+            if deadline != Deadline::NEVER && deadline.passed() {
+                return Ok(false);
+            }
+            let Some(held) = self.lock_get(state, patience)? else {
+                return Ok(false);
+            };
+            self.handle.member().sound()?;
+            let (position, left) = state.get.place()?;
+            let header: &Cell = self.handle.member().at(position)?;
+            let found = match Record::from_bits(header.load(Acquire))? {
+                Record::None => Found::Nothing,
+                Record::Jump { segment } => self.cross(state, position, left, segment)?,
+                Record::Inline { .. } | Record::Extent { .. } => return Ok(true),
+            };
+            if !self.go_on(state, held, &found, &mut unsettled, [deadline, patience])? {
+                return Ok(false);
+            }
+        }
+    }
+
     fn get_at_once(&self, buffer: &mut Vec<u8>) -> Result<Option<Taken>> {
         let state = self.entered()?;
         loop {
@@ -151,27 +188,42 @@ impl Queue {
                     self.leave(state, held, losing);
                     return Ok(Some(taken));
                 }
-                Found::Left(segment) => {
-                    drop(held);
-                    blocks::free_run(member, segment)?;
-                }
-                // Whoever published the jump there has let go of the lock since.
-                Found::Unsettled(at) if at == unsettled => return Err(POSITION),
-                Found::Unsettled(at) => {
-                    unsettled = at;
-                    drop(held);
-                    if !self.settle_put(state, patience)? {
-                        return Ok(None);
-                    }
-                }
-                Found::Again => {}
-                Found::Nothing => {
-                    if !self.wait_for_more(state, deadline)? {
+                found => {
+                    let limits = [deadline, patience];
+                    if !self.go_on(state, held, &found, &mut unsettled, limits)? {
                         return Ok(None);
                     }
                 }
             }
         }
+    }
+
+    /// What has to be done before the next look, when one has found no message; false once a deadline has passed: the first
+    /// is the call's, the second for locks.
+    fn go_on(
+        &self,
+        state: &QueueState,
+        held: Held<'_>,
+        found: &Found,
+        unsettled: &mut u64,
+        [deadline, patience]: [Deadline; 2],
+    ) -> Result<bool> {
+        match *found {
+            Found::Left(segment) => {
+                drop(held);
+                blocks::free_run(self.handle.member(), segment)?;
+            }
+            // Whoever published the jump there has let go of the lock since.
+            Found::Unsettled(at) if at == *unsettled => return Err(POSITION),
+            Found::Unsettled(at) => {
+                *unsettled = at;
+                drop(held);
+                return self.settle_put(state, patience);
+            }
+            Found::Nothing => return self.wait_for_more(state, deadline),
+            Found::Again | Found::Taken(..) => {}
+        }
+        Ok(true)
     }
 
     /// Takes what is at the consumers' position, if anything is. Under the get lock.
@@ -196,13 +248,7 @@ impl Queue {
             Record::Jump { segment } => return self.cross(state, position, left, segment),
             Record::Inline { tag, names, length } => (tag, names, 0, length),
             Record::Extent { tag, names } => {
-                let run = member.at::<Cell>(body)?.load(Relaxed);
-                let length = member.at::<Cell>(body + 8)?.load(Relaxed);
-                if length > blocks::run_bytes(member, run)? {
-                    return Err(Error::Broken {
-                        what: "the length of a message",
-                    });
-                }
+                let (run, length) = self.described(body)?;
                 (tag, names, run, length)
             }
         };
@@ -219,6 +265,10 @@ impl Queue {
         let next = position + record.bytes();
         get.next_position.store(next, Relaxed);
         get.next_count.store(count, Relaxed);
+        let counts = state.debts.load(Relaxed) != 0;
+        if counts {
+            tasks::note_taker(member, state)?;
+        }
         if let Some(claim) = claim {
             self.note(state, claim, start, length)?;
         }
@@ -230,6 +280,9 @@ impl Queue {
         state.losing.store(losing, Relaxed);
         get.position.store(next, Release);
         get.count.store(count, Release);
+        if counts {
+            tasks::charge(member, state)?;
+        }
         if claim.is_some() {
             get.claim.store(0, Relaxed);
         }
@@ -252,6 +305,20 @@ impl Queue {
             carried,
         };
         Ok(Found::Taken(taken, losing))
+    }
+
+    /// The run of a long message, and its length there.
+    #[inline]
+    fn described(&self, body: u64) -> Result<(u64, u64)> {
+        let member = self.handle.member();
+        let run = member.at::<Cell>(body)?.load(Relaxed);
+        let length = member.at::<Cell>(body + 8)?.load(Relaxed);
+        if length > blocks::run_bytes(member, run)? {
+            return Err(Error::Broken {
+                what: "the length of a message",
+            });
+        }
+        Ok((run, length))
     }
 
     /// Holds what a message names, before it is taken; gives the bytes that come before the message itself.
@@ -318,6 +385,10 @@ impl Queue {
         get.next_position.store(segment, Relaxed);
         get.next_segment.store(segment, Relaxed);
         get.next_count.store(get.count.load(Relaxed), Relaxed);
+        if state.debts.load(Relaxed) != 0 {
+            // Nobody takes a message with that.
+            state.tasks.taker.store(0, Relaxed);
+        }
         if left != 0 {
             self.leaves(left)?;
         }

@@ -23,6 +23,7 @@
 //! repair that finds it there may take it over, however late: nobody else can have freed it.
 
 use super::bell::Bell;
+use super::tasks::{self, Tasks};
 use crate::shm::arena::Member;
 use crate::shm::blocks;
 use crate::shm::layout::OBJECT_HEADER;
@@ -70,7 +71,7 @@ shared! {
 
 shared! {
     /// A queue's state: each side on lines of its own.
-    QueueState: 448 {
+    QueueState: 640 {
         put_lock: RobustLock,
         put: End,
         more: Bell,
@@ -85,7 +86,10 @@ shared! {
         lost: Cell,
         /// If the consumer inside dies now: what `lost` will be, and low bits of which message it takes.
         losing: Cell,
-        _unused: [Cell; 4],
+        /// Offset of the run with what each slot owes; 0: this queue counts no tasks.
+        debts: Cell,
+        _unused: [Cell; 3],
+        tasks: Tasks,
     }
 }
 
@@ -234,6 +238,9 @@ pub(super) fn repair_get(member: &Member, queue: u64, state: &QueueState) -> Res
             loose[1] = Some(run);
         }
         get.count.store(get.next_count.load(Relaxed), Release);
+        if state.debts.load(Relaxed) != 0 {
+            tasks::charge(member, state)?;
+        }
         let losing = state.losing.load(Relaxed);
         if losing != 0 {
             state.lost.store(losing >> LOSING_BITS, Relaxed);
@@ -269,10 +276,16 @@ pub(super) fn settle(member: &Member, offset: u64) -> Result<bool> {
             free(member, loose)?;
         }
     }
+    if let Some(mut held) = state.tasks.lock.lock_abandoned() {
+        tasks::repair(member, state)?;
+        held.recovered = false;
+    }
     // Whoever sleeps for no reason looks, and sleeps again.
     state.more.ring();
     state.room.ring();
-    Ok(!state.put_lock.is_abandoned() && !state.get_lock.is_abandoned())
+    state.tasks.wake_sleepers();
+    let locks = [&state.put_lock, &state.get_lock, &state.tasks.lock];
+    Ok(!locks.iter().any(|lock| lock.is_abandoned()))
 }
 
 /// Frees what a repair found, after the lock is released: internal locks don't nest.

@@ -2,7 +2,7 @@
 //!
 //! Linked segments of records under two robust locks, one a side; a record is published by the one store of its
 //! header, and taken by the one store of the consumers' position. [`put`] and [`get`] are the two sides, [`bell`] how
-//! a side sleeps and is woken, [`names`] what a message says of the objects that it names, [`layout`] what lies where and
+//! a side sleeps and is woken, [`tasks`] who waits for whom to be done with what was got, [`names`] what a message says of the objects that it names, [`layout`] what lies where and
 //! what a death leaves to repair. `docs/shm.md` has the crash table.
 
 mod bell;
@@ -15,6 +15,7 @@ mod names;
 mod orders;
 mod pace;
 mod put;
+mod tasks;
 
 pub use claim::Claim;
 pub use message::{Extent, Message, Taken};
@@ -234,10 +235,12 @@ fn wake(member: &Member, offset: u64) -> Result<()> {
     let state: &QueueState = member.at(offset + OBJECT_HEADER)?;
     state.more.ring_for_all();
     state.room.ring_for_all();
+    state.tasks.wake();
     Ok(())
 }
 
-fn repair_after(member: &Member, offset: u64, _gone: Gone) -> Result<()> {
+fn repair_after(member: &Member, offset: u64, gone: Gone) -> Result<()> {
     // One that another process has begun doesn't hinder: what it may still take over isn't the dead one's.
-    layout::settle(member, offset).map(drop)
+    layout::settle(member, offset)?;
+    tasks::give_back(member, offset, gone)
 }

@@ -398,3 +398,100 @@ fn consumer_dies(scene: &Scene, pages: bool) {
     assert!(first.lost().unwrap() <= u64::from(returned.is_empty() && claimed != 0));
     assert_eq!(arena.census().unwrap().owned_bytes, 0);
 }
+
+/// A joinable queue that the processes 0 to 3 hold, with its first segment entered and no task to be done.
+fn tasks_of_four(scene: &Scene) -> [Arc<Queue>; 4] {
+    let arena = found(scene);
+    let queue = Queue::joinable(&arena, None).unwrap();
+    put(&queue, 0);
+    assert_eq!(get(&queue), 0);
+    queue.task_done().unwrap();
+    let name = queue.name();
+    let [one, two, three] = [1, 2, 3].map(|process| {
+        let arena = join(scene, &arena, process);
+        scene.act_for(process);
+        Arc::new(Queue::open_joinable(&arena, name).unwrap())
+    });
+    scene.act_for(0);
+    [Arc::new(queue), one, two, three]
+}
+
+/// One does a task, and one joins: it ends when that is done, and not before; also when a sleep ends for no reason.
+#[test]
+fn join_waits_for_a_task() {
+    explore_disturbed(2, |scene| {
+        let [first, one, two, _three] = tasks_of_four(scene);
+        put(&first, 1);
+        let done = Got::default();
+        let doing = done.clone();
+        scene.part(1, move || {
+            note(&doing, get(&one));
+            one.task_done().unwrap();
+        });
+        scene.part(2, move || {
+            assert_eq!(two.join(Deadline::NEVER), Ok(Some(0)));
+            assert_eq!(done.lock().unwrap()[..], [1]);
+        });
+        scene.play();
+        assert_eq!(first.unfinished(), Ok(0));
+        assert!(first.task_done().is_err());
+    });
+}
+
+/// One puts, and joins, while another does what was there before, and then that: being told of the first end isn't the second.
+#[test]
+fn join_waits_for_what_its_own_process_put() {
+    explore(2, |scene| {
+        let [first, one, two, _three] = tasks_of_four(scene);
+        put(&first, 1);
+        let done = Got::default();
+        let doing = done.clone();
+        scene.part(1, move || {
+            for _ in 0..2 {
+                note(&doing, get(&one));
+                one.task_done().unwrap();
+            }
+        });
+        scene.part(2, move || {
+            put(&two, 2);
+            assert_eq!(two.join(Deadline::NEVER), Ok(Some(0)));
+            assert_eq!(done.lock().unwrap()[..], [1, 2]);
+        });
+        scene.play();
+        assert_eq!(first.unfinished(), Ok(0));
+    });
+}
+
+/// One that does a task dies before each of its steps, and another does one: join ends, everything is done, and what the
+/// dead had got and not done is told as lost, once.
+#[test]
+fn join_hears_of_the_dead() {
+    explore_deaths(1, |scene| {
+        let [first, one, two, _three] = tasks_of_four(scene);
+        (1..=3).for_each(|number| put(&first, number));
+        scene.doom(1);
+        let done = Got::default();
+        for (process, queue) in [(1, one.clone()), (2, two.clone())] {
+            let done = done.clone();
+            scene.part(process, move || {
+                let number = get(&queue);
+                queue.task_done().unwrap();
+                note(&done, number);
+            });
+        }
+        scene.play();
+        let arena = first.handle.arena();
+        arena.reap().unwrap();
+        let left = first.len().unwrap();
+        assert_eq!(first.unfinished(), Ok(left), "the dead still owes some");
+        assert_eq!(drain(&first).len() as u64, left);
+        (0..left).for_each(|_| first.task_done().unwrap());
+        let lost = first.join(Deadline::now()).unwrap().expect("an end");
+        let done = done.lock().unwrap().len() as u64;
+        // One that died in `task_done` may have been through.
+        let unsure = u64::from(scene.was_killed());
+        assert!(lost <= unsure && done + left + lost <= 3 && done + left + unsure >= 3);
+        assert_eq!(first.join(Deadline::now()), Ok(Some(0)), "told twice");
+        assert!(first.task_done().is_err(), "done twice");
+    });
+}

@@ -34,20 +34,20 @@ enum Room {
 
 /// A run that this process owns: freed when it is dropped.
 #[derive(Debug)]
-struct Run<'a> {
+pub(super) struct Run<'a> {
     member: &'a Member,
-    offset: u64,
+    pub(super) offset: u64,
 }
 
 impl<'a> Run<'a> {
     /// A new run; `None` once the deadline has passed.
-    fn take(member: &'a Member, bytes: u64, deadline: Deadline) -> Result<Option<Self>> {
+    pub(super) fn take(member: &'a Member, bytes: u64, deadline: Deadline) -> Result<Option<Self>> {
         let taken = blocks::take_run(member, bytes, deadline)?;
         Ok(taken.map(|offset| Self { member, offset }))
     }
 
     /// Gives it to the queue. Under the put lock.
-    fn link(self, queue: u64) -> Result<()> {
+    pub(super) fn link(self, queue: u64) -> Result<()> {
         blocks::link(self.member, self.offset, queue)?;
         std::mem::forget(self);
         Ok(())

@@ -20,7 +20,7 @@ use crate::sys::identity::MarkedThread;
 use crate::sys::robust::OWNER_DIED;
 use crate::sys::word::{Acquire, Relaxed, Release};
 use crate::sys::{fork, identity};
-use crate::{Deadline, Result};
+use crate::{Deadline, Error, Result};
 use std::os::fd::AsFd;
 
 /// The process that is being recovered.
@@ -40,7 +40,8 @@ pub(crate) struct Gone {
 pub(crate) struct Recovery {
     /// One of [`layout::kind`](super::layout::kind).
     pub(crate) kind: u32,
-    /// Repairs what the process left half done in the object at that offset. Safe to do twice.
+    /// Repairs what the process left half done in the object at that offset. Safe to do twice. With `locks` it may be
+    /// `Interrupted`, when a process is stopped in the middle of what must come first: then it is done again later.
     pub(crate) repair: fn(&Member, u64, Gone) -> Result<()>,
     /// Wakes whoever sleeps on it, for good.
     pub(crate) wake: fn(&Member, u64) -> Result<()>,
@@ -157,7 +158,10 @@ pub(crate) fn recover(member: &Member, number: u32, deadline: Deadline) -> Resul
         })?;
     }
     for (offset, recovery) in held {
-        (recovery.repair)(member, offset, gone)?;
+        match (recovery.repair)(member, offset, gone) {
+            Err(Error::Interrupted) => return Ok(false),
+            repaired => repaired?,
+        }
     }
     for child in 1..header.slots_used.load(Acquire) {
         let slot = member.slot_at(child)?;

@@ -39,3 +39,4 @@ mod steps;
 #[cfg(not(crash_points))]
 mod storm;
 mod sync;
+mod tasks;

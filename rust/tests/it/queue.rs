@@ -1,7 +1,9 @@
 //! Queues of values between processes.
 
 use crate::watchdog::watch;
-use procession::{ErrorKind, GetError, Process, PutError, Queue};
+use procession::{
+    ErrorKind, GetError, JoinableQueue, Process, PutError, Queue, SimpleQueue, TaskError,
+};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -166,5 +168,77 @@ fn bytes_go_as_they_are() {
     assert!(matches!(queue.put_bytes(b"three"), Err(PutError::Closed)));
     assert_eq!(queue.get_bytes().unwrap(), b"one");
     assert_eq!(queue.try_get_bytes().unwrap(), b"two");
+    assert!(matches!(queue.get_bytes(), Err(GetError::Closed)));
+}
+
+#[test]
+fn workers_do_all_tasks() {
+    let _watchdog = watch();
+    let queue = JoinableQueue::<u64>::bounded(3).unwrap();
+    let sums = SimpleQueue::<u64>::new().unwrap();
+    let work = |(queue, sums): (JoinableQueue<u64>, SimpleQueue<u64>)| {
+        let mut sum = 0;
+        while let Ok(number) = queue.get() {
+            sum += number;
+            queue.task_done().unwrap();
+        }
+        sums.put(&sum).unwrap();
+    };
+    let workers = [(); 2].map(|()| Process::spawn(work, (queue.clone(), sums.clone())).unwrap());
+    (1..=100).for_each(|number| queue.put(&number).unwrap());
+    queue.join().unwrap();
+    assert_eq!((queue.unfinished().unwrap(), queue.len().unwrap()), (0, 0));
+    assert_eq!(queue.task_done().unwrap_err().kind(), ErrorKind::Misuse);
+    queue.close().unwrap();
+    for worker in workers {
+        worker.join().unwrap();
+    }
+    assert_eq!(sums.get().unwrap() + sums.get().unwrap(), 5050);
+    assert!(sums.is_empty().unwrap());
+}
+
+#[test]
+fn a_join_tells_of_what_was_lost() {
+    let _watchdog = watch();
+    let queue = JoinableQueue::<String>::new().unwrap();
+    for text in ["one", "two", "three"] {
+        queue.put(&text.to_owned()).unwrap();
+    }
+    let short = Duration::from_millis(60);
+    assert!(matches!(
+        queue.join_timeout(short),
+        Err(TaskError::Unfinished)
+    ));
+    let get_and_abort = |queue: JoinableQueue<String>| -> () {
+        (0..2).for_each(|_| drop(queue.get().unwrap()));
+        std::process::abort();
+    };
+    let dead = Process::spawn(get_and_abort, queue.clone()).unwrap();
+    dead.join().unwrap_err();
+    assert_eq!(queue.get().unwrap(), "three");
+    queue.task_done().unwrap();
+    assert!(matches!(queue.join(), Err(TaskError::Lost(2))));
+    queue.join().unwrap();
+}
+
+#[test]
+fn simple_ones_carry_bytes_and_close() {
+    let _watchdog = watch();
+    let queue = SimpleQueue::<[u8]>::new().unwrap();
+    let echo = SimpleQueue::<[u8]>::new().unwrap();
+    let copy = |(queue, echo): (SimpleQueue<[u8]>, SimpleQueue<[u8]>)| {
+        let mut bytes = Vec::new();
+        while queue.get_bytes_into(&mut bytes).is_ok() {
+            echo.put_bytes(&bytes).unwrap();
+        }
+    };
+    let child = Process::spawn(copy, (queue.clone(), echo.clone())).unwrap();
+    for length in [0, 5, 100_000] {
+        queue.put_bytes(&vec![3; length]).unwrap();
+        assert_eq!(echo.get_bytes().unwrap(), vec![3; length]);
+    }
+    queue.close().unwrap();
+    child.join().unwrap();
+    assert!(matches!(queue.put_bytes(b"more"), Err(PutError::Closed)));
     assert!(matches!(queue.get_bytes(), Err(GetError::Closed)));
 }

@@ -56,7 +56,8 @@ impl Target {
         let locks = [(); 3].map(|()| lock());
         locks[0].acquire(Deadline::NEVER).unwrap();
         die_in(&|| drop(locks[1].acquire(Deadline::NEVER)));
-        let [small, mixed, long, full, closed] = [None, None, None, Some(2), None].map(queue);
+        let [mixed, long, full, closed] = [None, None, Some(2), None].map(queue);
+        let small = Queue::joinable(&arena, None).unwrap();
         for _ in 0..3 {
             put(&small, 40);
             put(&mixed, LARGE);
@@ -199,7 +200,11 @@ fn use_queue(arena: &Arena, name: ObjectName, claim: Option<&Claim>) {
     said(queue.capacity());
     said(queue.lost());
     said(queue.is_closed());
+    said(queue.unfinished());
+    said(queue.poll(Deadline::now()));
     said(queue.get(Deadline::now()));
+    said(queue.task_done());
+    said(queue.join(Deadline::now()));
     said(queue.put(1, &[b"after"], soon()));
     said(queue.put(2, &[&[9; LARGE]], soon()));
     let mut buffer = Vec::new();

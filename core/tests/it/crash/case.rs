@@ -194,7 +194,7 @@ fn probe(stage: &Stage, role: Role) {
                 .is_some()
         });
     };
-    let calls: [&(dyn Fn() + std::marker::Sync); 11] = [
+    let calls: [&(dyn Fn() + std::marker::Sync); 12] = [
         &|| timed(0, &|deadline| stage.put(who, On::Queue, SMALL, deadline)),
         &|| timed(1, &|deadline| stage.get(who, On::Queue, deadline)),
         &|| {
@@ -229,6 +229,7 @@ fn probe(stage: &Stage, role: Role) {
         &|| on_sync(8, Sync::try_wait),
         &|| on_sync(9, Sync::try_event),
         &|| on_sync(10, Sync::try_pass),
+        &|| on_sync(11, Sync::try_tasks),
     ];
     std::thread::scope(|scope| {
         for call in calls {

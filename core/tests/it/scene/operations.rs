@@ -256,6 +256,32 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         ..PLAIN
     },
     Operation {
+        name: "do a task",
+        before: with_sync,
+        run: |s| s.sync().do_task(),
+        ..PLAIN
+    },
+    Operation {
+        name: "join, when all tasks are done",
+        before: |s| {
+            with_sync(s);
+            fork(|| s.sync().get_task()).join();
+            s.arena.reap().unwrap();
+            s.sync().do_tasks();
+        },
+        run: |s| assert_eq!(s.sync().join_tasks(), 1),
+        ..PLAIN
+    },
+    Operation {
+        name: "recover one that had tasks to do",
+        before: |s| {
+            with_sync(s);
+            fork(|| (0..2).for_each(|_| s.sync().get_task())).join();
+        },
+        run: |s| s.arena.reap().unwrap(),
+        ..PLAIN
+    },
+    Operation {
         name: "acquire and release",
         run: |s| {
             assert_eq!(s.lock.acquire(Deadline::NEVER).unwrap(), Acquired::Clean);

@@ -3,10 +3,13 @@
 use super::soon;
 use crate::crash::again;
 use procession_core::{
-    Acquired, Arena, Barrier, Condition, Deadline, Error, Event, Permit, RLock, Semaphore,
+    Acquired, Arena, Barrier, Condition, Deadline, Error, Event, Permit, Put, Queue, RLock,
+    Semaphore,
 };
 
 const PERMITS: u32 = 3;
+/// Messages in the queue of tasks.
+const TASKS: u64 = 3;
 
 /// One of each.
 #[derive(Debug)]
@@ -21,6 +24,10 @@ pub(crate) struct Sync {
     pub(crate) single: Barrier,
     /// For two, of whom one comes.
     pub(crate) pair: Barrier,
+    /// A joinable queue.
+    pub(crate) tasks: Queue,
+    /// Tasks that are done in advance: before somebody gets them.
+    pub(crate) ahead: u64,
 }
 
 impl Sync {
@@ -33,6 +40,8 @@ impl Sync {
             event: Event::new(arena).unwrap(),
             single: Barrier::new(arena, 1).unwrap(),
             pair: Barrier::new(arena, 2).unwrap(),
+            tasks: Queue::joinable(arena, None).unwrap(),
+            ahead: 0,
         };
         // Whoever comes next finds this process named.
         assert!(
@@ -43,6 +52,7 @@ impl Sync {
         sync.semaphore.release(Permit::Held).unwrap();
         sync.signal.release(Permit::Acquired).unwrap();
         sync.pass();
+        (0..TASKS).for_each(|_| sync.put_task(8));
         sync
     }
 
@@ -55,6 +65,8 @@ impl Sync {
             event: Event::open(arena, self.event.name()).unwrap(),
             single: Barrier::open(arena, self.single.name()).unwrap(),
             pair: Barrier::open(arena, self.pair.name()).unwrap(),
+            tasks: Queue::open_joinable(arena, self.tasks.name()).unwrap(),
+            ahead: self.ahead,
         }
     }
 
@@ -130,6 +142,38 @@ impl Sync {
         self.pair.reset().unwrap();
     }
 
+    pub(crate) fn put_task(&self, bytes: usize) {
+        let put = again(|| self.tasks.put(0, &[&vec![7; bytes]], Deadline::NEVER));
+        assert_eq!(put, Put::Stored);
+    }
+
+    pub(crate) fn get_task(&self) {
+        assert!(again(|| self.tasks.get(Deadline::now())).is_some());
+    }
+
+    pub(crate) fn do_task(&self) {
+        self.get_task();
+        again(|| self.tasks.task_done());
+    }
+
+    /// Does all tasks that nobody has got.
+    pub(crate) fn do_tasks(&self) {
+        while again(|| self.tasks.get(Deadline::now())).is_some() {
+            again(|| self.tasks.task_done());
+        }
+    }
+
+    /// Waits until all tasks are done; gives how many were lost.
+    pub(crate) fn join_tasks(&self) -> u64 {
+        again(|| self.tasks.join(Deadline::NEVER)).unwrap()
+    }
+
+    /// Waits for the tasks, and takes one.
+    pub(crate) fn try_tasks(&self, deadline: Deadline) {
+        again(|| self.tasks.join(deadline));
+        again(|| self.tasks.get(deadline));
+    }
+
     /// Has the recursive lock, if nobody else has it until then.
     pub(crate) fn try_rlock(&self, deadline: Deadline) {
         if again(|| self.rlock.acquire(deadline)) != Acquired::TimedOut {
@@ -201,6 +245,30 @@ impl Sync {
         }
         self.pass();
         self.give_up();
+        self.judge_tasks()
+    }
+
+    /// What is unfinished waits in the queue; nobody who owes a task lives.
+    fn judge_tasks(&self) -> Result<(), &'static str> {
+        let (unfinished, waiting) = (self.tasks.unfinished().unwrap(), self.tasks.len().unwrap());
+        if unfinished > waiting || waiting > unfinished + self.ahead {
+            return Err("tasks of the dead aren't done, or others are");
+        }
+        for _ in 0..waiting - unfinished {
+            self.get_task();
+        }
+        self.do_tasks();
+        let Some(lost) = self.tasks.join(soon()).unwrap() else {
+            return Err("a join waits for the dead");
+        };
+        if lost > TASKS || self.tasks.join(soon()) != Ok(Some(0)) {
+            return Err("more tasks are lost than there were");
+        }
+        if self.tasks.task_done().is_ok() {
+            return Err("more tasks are done than there were");
+        }
+        self.put_task(8);
+        self.do_task();
         Ok(())
     }
 }

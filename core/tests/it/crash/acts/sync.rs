@@ -1,15 +1,15 @@
 //! Acts on recursive locks, semaphores, conditions, events and barriers.
 
 use super::super::companion::start;
-use super::super::stage::{Stage, again};
-use super::{Act, Companion, NEVER, Role, act};
+use super::super::stage::{QUARTER, Stage, again};
+use super::{Act, Companion, NEVER, NOW, Role, act};
 use crate::scene::Sync;
 use procession_core::{Deadline, Passed, Permit};
 use std::time::Duration;
 
 /// All of them.
 pub(super) fn acts() -> Vec<Act> {
-    [alone(), woken(), waking_one(), waking_parties()].concat()
+    [alone(), woken(), waking_one(), waking_parties(), tasks()].concat()
 }
 
 fn with(stage: &mut Stage) {
@@ -254,6 +254,93 @@ fn waking_parties() -> Vec<Act> {
             |s, finished| {
                 if !finished {
                     s.sync().single.abort().unwrap();
+                }
+            },
+        ),
+    ]
+}
+
+/// A process that had taken a task is dead, and was recovered.
+fn with_a_lost_task(stage: &mut Stage) {
+    with(stage);
+    start(|| stage.sync().get_task()).join();
+    again(|| stage.arena.reap());
+}
+
+/// One message waits, whose task is done already.
+fn with_a_task_ahead(stage: &mut Stage) {
+    with(stage);
+    stage.sync().do_tasks();
+    stage.sync().put_task(8);
+    again(|| stage.sync().tasks.task_done());
+    stage.sync.as_mut().expect("primitives").ahead = 1;
+}
+
+/// With a joinable queue.
+fn tasks() -> Vec<Act> {
+    let alone = |name, before, run| act(Role::Alone, name, before, Companion::None, run);
+    vec![
+        alone("do a task", with, |s| s.sync().do_task()),
+        Act {
+            after: |s, _| {
+                let tasks = &s.sync().tasks;
+                if tasks.unfinished() != tasks.len() {
+                    again(|| tasks.task_done());
+                }
+            },
+            ..alone(
+                "do a task that another has",
+                |s| {
+                    with(s);
+                    s.sync().get_task();
+                },
+                |s| again(|| s.sync().tasks.task_done()),
+            )
+        },
+        alone("take a task that is done", with_a_task_ahead, |s| {
+            drop(again(|| s.sync().tasks.get(NOW())))
+        }),
+        alone(
+            "recover one that took a task that is done",
+            |s| {
+                with_a_task_ahead(s);
+                start(|| s.sync().get_task()).join();
+            },
+            |s| again(|| s.arena.reap()),
+        ),
+        alone(
+            "take tasks, over a segment's end",
+            |s| {
+                with(s);
+                s.sync().do_tasks();
+                (0..5).for_each(|_| s.sync().put_task(QUARTER));
+            },
+            |s| s.sync().do_tasks(),
+        ),
+        alone("hear of a lost task", with_a_lost_task, |s| {
+            s.sync().do_tasks();
+            // Another one may have heard of it, or have died with a task, too.
+            s.sync().join_tasks();
+        }),
+        act(
+            Role::Sleeper,
+            "sleep until all tasks are done",
+            with,
+            Companion::Wakes(|s| s.sync().do_tasks()),
+            |s| {
+                s.sync().join_tasks();
+            },
+        ),
+        waking(
+            "do the tasks, for a sleeper",
+            with,
+            |s| {
+                s.sync().join_tasks();
+            },
+            |s| s.sync().do_tasks(),
+            |s, finished| {
+                if !finished {
+                    s.sync().do_tasks();
                 }
             },
         ),

@@ -1,0 +1,211 @@
+//! The two ends of a queue, for code that knows queues as two ends of a pipe: `_reader` and `_writer`.
+//!
+//! Whole objects go through them: what one end sends as a pickle the other receives as that, or as the object.
+
+use super::{Inner, NO_READER, NO_WRITER, decode, get_with, put_value, store};
+use crate::error::raise;
+use crate::value::{Source, kind};
+use crate::{blocking, value};
+use procession_core::{Carried, Deadline, Taken};
+use pyo3::exceptions::{PyNotImplementedError, PyOSError, PyRuntimeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PySlice, PyTuple};
+use std::sync::Arc;
+
+/// A queue's end for getters.
+#[pyclass(frozen, module = "procession._core")]
+pub(crate) struct QueueReader {
+    inner: Arc<Inner>,
+}
+
+/// A queue's end for putters.
+#[pyclass(frozen, module = "procession._core")]
+pub(crate) struct QueueWriter {
+    inner: Arc<Inner>,
+}
+
+impl QueueReader {
+    pub(super) fn new(inner: &Arc<Inner>) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+        }
+    }
+
+    fn receive<'py, T>(
+        &self,
+        py: Python<'py>,
+        read: impl FnOnce(Python<'py>, &Taken, &[u8]) -> PyResult<T>,
+    ) -> PyResult<T> {
+        let queue = self.inner.by_end(NO_READER)?;
+        let got = get_with(py, queue, || Deadline::NEVER, read)?;
+        got.ok_or_else(|| PyRuntimeError::new_err("a wait for ever has ended"))
+    }
+}
+
+#[pymethods]
+impl QueueReader {
+    /// Receives an object.
+    fn recv<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.receive(py, decode)
+    }
+
+    /// Receives an object as its pickle, or the bytes that were sent.
+    #[pyo3(signature = (maxlength=None))]
+    fn recv_bytes<'py>(
+        &self,
+        py: Python<'py>,
+        maxlength: Option<isize>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        if maxlength.is_some_and(isize::is_negative) {
+            return Err(PyValueError::new_err("negative maxlength"));
+        }
+        let bytes = self.receive(py, pickled)?;
+        if maxlength.is_some_and(|most| bytes.as_bytes().len() > most.unsigned_abs()) {
+            self.close();
+            return Err(PyOSError::new_err("bad message length"));
+        }
+        Ok(bytes)
+    }
+
+    /// Whether an object can be received, waiting for it so many seconds (None: as long as it takes).
+    #[pyo3(signature = (timeout=Some(0.0)), text_signature = "($self, timeout=0.0)")]
+    fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let queue = self.inner.by_end(NO_READER)?;
+        if !queue.is_empty().map_err(raise)? {
+            return Ok(true);
+        }
+        let deadline = blocking::deadline(true, timeout);
+        let there = |until| Ok(queue.poll(until)?.then_some(()));
+        let waited = blocking::wait(py, deadline, blocking::FOR_DATA, there)?;
+        Ok(waited.is_some())
+    }
+
+    /// A descriptor that is readable while an object can be received: not built yet.
+    fn fileno(&self) -> PyResult<i32> {
+        Err(no_descriptor())
+    }
+
+    fn close(&self) {
+        self.inner.becomes(NO_READER);
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.inner.is(NO_READER)
+    }
+
+    #[getter]
+    fn readable(&self) -> bool {
+        true
+    }
+
+    #[getter]
+    fn writable(&self) -> bool {
+        false
+    }
+}
+
+impl QueueWriter {
+    pub(super) fn new(inner: &Arc<Inner>) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+        }
+    }
+}
+
+#[pymethods]
+impl QueueWriter {
+    /// Sends an object: puts it.
+    fn send(&self, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+        let queue = self.inner.by_end(NO_WRITER)?;
+        put_value(obj.py(), queue, &value::encode(obj)?, true, None)
+    }
+
+    /// Sends the bytes of a buffer, or a part of them: a pickle, for whoever gets an object.
+    #[pyo3(signature = (buf, offset=0, size=None))]
+    fn send_bytes(
+        &self,
+        buf: &Bound<'_, PyAny>,
+        offset: isize,
+        size: Option<isize>,
+    ) -> PyResult<()> {
+        let (py, queue) = (buf.py(), self.inner.by_end(NO_WRITER)?);
+        let view = py
+            .import("builtins")?
+            .getattr("memoryview")?
+            .call1((buf,))?;
+        let view = view.call_method1("cast", ("B",))?;
+        let length = view.len()?.cast_signed();
+        let wrong = |what| Err(PyValueError::new_err(what));
+        let end = match size {
+            _ if offset < 0 => return wrong("offset is negative"),
+            _ if length < offset => return wrong("buffer length < offset"),
+            Some(size) if size < 0 => return wrong("size is negative"),
+            Some(size) if size > length - offset => return wrong("buffer length < offset + size"),
+            size => size.map_or(length, |size| offset + size),
+        };
+        let part = view.get_item(PySlice::new(py, offset, end, 1))?;
+        let bytes = py
+            .get_type::<PyBytes>()
+            .call1((part,))?
+            .cast_into::<PyBytes>()?;
+        let parts = [bytes.as_bytes()];
+        store(
+            py,
+            queue,
+            (kind::PICKLE, &parts, &Carried::new()),
+            true,
+            None,
+        )
+    }
+
+    /// A descriptor that is writable while there is room: not built yet.
+    fn fileno(&self) -> PyResult<i32> {
+        Err(no_descriptor())
+    }
+
+    fn close(&self) {
+        self.inner.becomes(NO_WRITER);
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.inner.is(NO_WRITER)
+    }
+
+    #[getter]
+    fn readable(&self) -> bool {
+        false
+    }
+
+    #[getter]
+    fn writable(&self) -> bool {
+        true
+    }
+}
+
+fn no_descriptor() -> PyErr {
+    let text = "procession has no fileno() of a queue yet (docs/parity.md lists what is built)";
+    PyNotImplementedError::new_err(text)
+}
+
+/// The pickle of a message's object. One that names others is pickled again: its bytes alone wouldn't hold them.
+fn pickled<'py>(py: Python<'py>, taken: &Taken, buffer: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    if taken.tag == kind::PICKLE && taken.carried.names().is_empty() {
+        let source = Source {
+            buffer,
+            extent: taken.extent.as_ref(),
+        };
+        return source.bytes(py, 0);
+    }
+    let object = decode(py, taken, buffer)?;
+    let pickler = py
+        .import("procession.reduction")?
+        .getattr("ForkingPickler")?;
+    let pickle = pickler.call_method1(intern!(py, "dumps"), (object,))?;
+    Ok(py
+        .get_type::<PyBytes>()
+        .call1(PyTuple::new(py, [pickle])?)?
+        .cast_into()?)
+}

@@ -1,0 +1,81 @@
+//! `SimpleQueue`: what `procession.queues.SimpleQueue` inherits.
+
+use super::{
+    Inner, NO_READER, NO_WRITER, QueueReader, QueueWriter, decode, get_with, put_value, reduce,
+};
+use crate::error::raise;
+use crate::{blocking, tree, value};
+use procession_core::Deadline;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use std::sync::Arc;
+
+/// A queue of objects with nothing but `put` and `get`.
+#[pyclass(subclass, frozen, module = "procession._core")]
+pub(crate) struct SimpleQueue {
+    inner: Arc<Inner>,
+}
+
+#[pymethods]
+impl SimpleQueue {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self {
+            inner: Arc::default(),
+        }
+    }
+
+    #[pyo3(signature = (*, ctx=None))]
+    fn __init__(&self, py: Python<'_>, ctx: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let _ = ctx;
+        let arena = tree::arena()?;
+        let queue = blocking::call(py, || procession_core::Queue::new(arena, None))?;
+        self.inner.set(queue)
+    }
+
+    /// Puts an object; never waits for room.
+    fn put(&self, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+        let value = value::encode(obj)?;
+        put_value(obj.py(), self.inner.by_end(NO_WRITER)?, &value, true, None)
+    }
+
+    /// Gets an object; waits until there is one.
+    fn get<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let queue = self.inner.by_end(NO_READER)?;
+        let got = get_with(py, queue, || Deadline::NEVER, decode)?;
+        got.ok_or_else(|| PyRuntimeError::new_err("a wait for ever has ended"))
+    }
+
+    fn empty(&self) -> PyResult<bool> {
+        self.inner.by_end(NO_READER)?.is_empty().map_err(raise)
+    }
+
+    /// Says that this process puts and gets nothing here any more.
+    fn close(&self) {
+        self.inner.becomes(NO_READER | NO_WRITER);
+    }
+
+    /// Its end for getters, as an object that is much like a `Connection`.
+    #[getter]
+    fn _reader(&self) -> QueueReader {
+        QueueReader::new(&self.inner)
+    }
+
+    /// Its end for putters, as an object that is much like a `Connection`.
+    #[getter]
+    fn _writer(&self) -> QueueWriter {
+        QueueWriter::new(&self.inner)
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        reduce(slf.as_any(), slf.get().inner.get()?)
+    }
+}
+
+impl SimpleQueue {
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+}
