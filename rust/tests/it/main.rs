@@ -11,6 +11,7 @@ mod pool;
 mod process;
 mod queue;
 mod shared;
+mod signals;
 mod starve;
 mod sync;
 mod watchdog;

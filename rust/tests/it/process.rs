@@ -1,5 +1,6 @@
 //! Processes: started, joined, killed.
 
+use crate::signals::interrupt;
 use crate::watchdog::{until, watch};
 use procession::{ChildHandle, ErrorKind, ExitStatus, GetError, JoinError, Process, Queue};
 use std::time::{Duration, Instant};
@@ -45,17 +46,17 @@ fn a_panic_is_an_error_with_its_message() {
 fn how_it_ended_is_told() {
     let _watchdog = watch();
     let queue = Queue::new().unwrap();
-    type End = fn(&ChildHandle) -> procession::Result<()>;
-    let ends: [(End, i32); 3] = [
-        (ChildHandle::kill, 9),
-        (ChildHandle::terminate, 15),
-        (ChildHandle::interrupt, 2),
+    type End = fn(&ChildHandle) -> i32;
+    let ends: [End; 3] = [
+        |child| child.kill().map_or(0, |()| 9),
+        |child| child.terminate().map_or(0, |()| 15),
+        interrupt,
     ];
-    for (end, signal) in ends {
+    for end in ends {
         let child = Process::spawn(wait_for_ever, queue.clone()).unwrap();
         assert!(child.is_alive().unwrap());
         assert_eq!(child.exit_code().unwrap(), None);
-        end(&child).unwrap();
+        let signal = end(&child);
         until("it to end", || !child.is_alive().unwrap());
         assert_eq!(child.exit_code().unwrap(), Some(-signal));
         let ended = child.join();

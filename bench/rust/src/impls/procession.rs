@@ -233,7 +233,9 @@ fn holder_killed(kills: usize) -> Vec<u64> {
 /// It sleeps in an empty queue, and others wait for their turn behind it.
 fn getter_killed(kills: usize) -> Vec<u64> {
     let queue: Queue<u64> = Queue::new().unwrap();
-    let get = || drop(queue.get().unwrap());
+    let get = || {
+        queue.get().unwrap();
+    };
     let put = || queue.put(&1).unwrap();
     (0..kills)
         .map(|kill| after_a_kill(kill, &get, &get, &put))
@@ -244,7 +246,9 @@ fn getter_killed(kills: usize) -> Vec<u64> {
 fn putter_killed(kills: usize) -> Vec<u64> {
     let queue: Queue<u64> = Queue::bounded(1).unwrap();
     let put = || queue.put(&1).unwrap();
-    let get = || drop(queue.get().unwrap());
+    let get = || {
+        queue.get().unwrap();
+    };
     let killed = |kill| {
         put();
         let time = after_a_kill(kill, &put, &put, &get);
