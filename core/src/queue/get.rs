@@ -138,7 +138,7 @@ impl Queue {
                 }
                 Found::Left(segment) => {
                     drop(held);
-                    blocks::free_run_within(self.handle.member(), segment, Deadline::now())?;
+                    blocks::free_run(self.handle.member(), segment)?;
                 }
                 Found::Again => {}
                 Found::Nothing | Found::Unsettled(_) => return Ok(None),

@@ -333,16 +333,10 @@ pub(crate) fn take_run(member: &Member, bytes: u64, deadline: Deadline) -> Resul
 
 /// Frees a run of this process, now or, if the allocator's lock can't be had, with the next that is taken or freed.
 pub(crate) fn free_run(member: &Member, offset: u64) -> Result<()> {
-    free_run_within(member, offset, in_passing())
-}
-
-/// As [`free_run`], with no more patience than that.
-pub(crate) fn free_run_within(member: &Member, offset: u64, patience: Deadline) -> Result<()> {
     if !member.owes() {
-        match lock_repaired(member, patience) {
+        match lock_repaired(member, in_passing()) {
             Ok(Some(_held)) => return free_mine(member, offset),
-            // Said before it is noted, so that nobody waits twice for the same.
-            Ok(None) | Err(Error::Interrupted) => member.owe(true),
+            Ok(None) | Err(Error::Interrupted) => {}
             Err(error) => return Err(error),
         }
     }
