@@ -160,6 +160,8 @@ class ForkJoinableTest(Joinable, helpers.Case):
     method = 'fork'
 
     def test_ctrl_c_gets_out_of_a_join(self):
+        # What a shell starts in the background ignores it.
+        self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
         self.queue.put('never done')
         timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
