@@ -260,7 +260,6 @@ class AliasTest(helpers.Case):
             import multiprocessing, multiprocessing.managers
             from multiprocessing import connection
             for name, use in (
-                    ('JoinableQueue', multiprocessing.JoinableQueue), ('SimpleQueue', multiprocessing.SimpleQueue),
                     ('Manager', multiprocessing.Manager), ('BaseManager', multiprocessing.managers.BaseManager),
                     ('Listener', connection.Listener), ('Client', lambda: connection.Client('x'))):
                 try:
