@@ -1,7 +1,7 @@
 //! What a child finds when it begins, where that isn't as its parent has it.
 
 use super::fork::{Others, other_threads};
-use crate::sys::{fork, launch};
+use crate::sys::{descriptor, fork, launch};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
@@ -110,8 +110,8 @@ impl Setting {
         // Out of the way first: one of them may be in the place of another.
         let (streams, _) = self.descriptors();
         let away = streams.map(|stream| {
-            let stream = stream.filter(|stream| launch::is_stream(*stream));
-            stream.map(launch::above_streams)
+            let stream = stream.filter(|stream| descriptor::is_stream(*stream));
+            stream.map(descriptor::copy_above_streams)
         });
         for (number, (stream, away)) in streams.into_iter().zip(away).enumerate() {
             let away = away.transpose()?;

@@ -2,6 +2,7 @@
 
 use super::Child;
 use super::setting::{Setting, string};
+use crate::sys::descriptor::FIRST_DESCRIPTOR;
 use crate::sys::launch::{self, Plan};
 use crate::{Error, Result};
 use std::ffi::{OsStr, OsString};
@@ -73,8 +74,7 @@ impl Spec {
             call: "fcntl(F_DUPFD_CLOEXEC)",
             errno: error.raw_os_error().unwrap_or_default(),
         })?;
-        let number =
-            launch::FIRST_DESCRIPTOR + RawFd::try_from(self.descriptors.len()).unwrap_or(0);
+        let number = FIRST_DESCRIPTOR + RawFd::try_from(self.descriptors.len()).unwrap_or(0);
         self.descriptors.push(copy);
         Ok(number)
     }

@@ -9,6 +9,7 @@
     reason = "posix_spawn, its attributes and atexit are the C library's; takes over inherited descriptors"
 )]
 
+use super::descriptor::{FIRST_DESCRIPTOR, copy_above_streams};
 use super::{allow, demand, failed, pidfd};
 use crate::{Error, Result};
 use rustix::fs::{Mode, OFlags};
@@ -18,9 +19,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::ptr;
-
-/// The number of the first chosen descriptor in the child; the next ones follow.
-pub(crate) const FIRST_DESCRIPTOR: RawFd = 3;
 
 /// What is started, and what it finds when it begins.
 #[derive(Debug)]
@@ -106,15 +104,13 @@ pub fn at_exit(hook: extern "C" fn()) -> Result<()> {
 /// # Errors
 /// `Os` when it isn't open, or there is no room for one more.
 pub fn copy_of(number: RawFd) -> Result<OwnedFd> {
-    const CALL: &str = "fcntl(F_DUPFD_CLOEXEC)";
     if number < 0 {
-        return Err(failed(CALL, rustix::io::Errno::BADF));
+        let errno = rustix::io::Errno::BADF;
+        return Err(failed("fcntl(F_DUPFD_CLOEXEC)", errno));
     }
     // SAFETY: descriptor-lent: borrowed for this one call, which fails cleanly for a number that isn't open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    demand(CALL, || {
-        rustix::io::fcntl_dupfd_cloexec(borrowed, FIRST_DESCRIPTOR)
-    })
+    copy_above_streams(borrowed)
 }
 
 /// Opens a directory that a process may have as its current one.
@@ -123,18 +119,6 @@ pub(crate) fn directory(path: &Path) -> Result<OwnedFd> {
     let inside = path.join(if path.as_os_str().is_empty() { "" } else { "." });
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     demand("open", || rustix::fs::open(inside, flags, Mode::empty()))
-}
-
-/// Whether a descriptor is in the place of a standard stream.
-pub(crate) fn is_stream(descriptor: BorrowedFd<'_>) -> bool {
-    descriptor.as_raw_fd() < FIRST_DESCRIPTOR
-}
-
-/// A copy of a descriptor whose number is none of the standard streams'.
-pub(crate) fn above_streams(descriptor: BorrowedFd<'_>) -> Result<OwnedFd> {
-    demand("fcntl(F_DUPFD_CLOEXEC)", || {
-        rustix::io::fcntl_dupfd_cloexec(descriptor, FIRST_DESCRIPTOR)
-    })
 }
 
 /// Takes over a descriptor that a parent [passed](crate::Spec::pass) to this program, under the number that it has here.

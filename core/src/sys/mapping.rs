@@ -1,11 +1,12 @@
 //! A sealed memfd, and windows of it mapped shared.
 #![allow(unsafe_code, reason = "mmap and munmap")]
 
+use super::descriptor::above_streams;
 use super::{ask, demand, failed};
 use crate::{Error, Result};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
 /// Makes an anonymous file that can grow and never shrink, closed on exec, for this user only.
@@ -27,18 +28,6 @@ pub(crate) fn create() -> Result<OwnedFd> {
         rustix::fs::fcntl_add_seals(&file, seals)
     })?;
     Ok(file)
-}
-
-/// The same file under another number than those of the standard streams, one of which may be closed: whoever prints
-/// or reports a crash there would write into the arena.
-pub(super) fn above_streams(file: OwnedFd) -> Result<OwnedFd> {
-    const FIRST: RawFd = 3;
-    if file.as_raw_fd() >= FIRST {
-        return Ok(file);
-    }
-    demand("fcntl(F_DUPFD_CLOEXEC)", || {
-        rustix::io::fcntl_dupfd_cloexec(&file, FIRST)
-    })
 }
 
 /// Takes over a descriptor that was inherited across exec, and closes it on the next exec.

@@ -8,6 +8,7 @@ pub(crate) mod clock;
 pub mod crash;
 #[cfg(crash_points)]
 pub mod dead;
+pub(crate) mod descriptor;
 pub mod fork;
 pub(crate) mod gate;
 pub(crate) mod identity;

@@ -1,5 +1,6 @@
 //! Sockets without a name that carry whole packets, with descriptors. Source: unix(7), cmsg(3), epoll(7).
 
+use super::descriptor::{self, above_streams};
 use super::{ask, demand, failed};
 use crate::{Deadline, Error, Result};
 use rustix::cmsg_space;
@@ -11,7 +12,7 @@ use rustix::net::{
     sendmsg, socketpair,
 };
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Descriptors that the kernel lets go with one packet: `SCM_MAX_FD` of include/net/scm.h.
 pub(crate) const DESCRIPTORS_MAX: usize = 253;
@@ -42,17 +43,6 @@ pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
         )
     })?;
     Ok((above_streams(one)?, above_streams(other)?))
-}
-
-/// The same descriptor under a number that no standard stream has: one of those may be closed.
-fn above_streams(descriptor: OwnedFd) -> Result<OwnedFd> {
-    const FIRST: i32 = 3;
-    if descriptor.as_raw_fd() >= FIRST {
-        return Ok(descriptor);
-    }
-    demand("fcntl(F_DUPFD_CLOEXEC)", || {
-        rustix::io::fcntl_dupfd_cloexec(&descriptor, FIRST)
-    })
 }
 
 /// Sends a packet without waiting; false when there is no room at the moment.
@@ -176,9 +166,7 @@ pub(crate) fn wait_writable(socket: BorrowedFd<'_>, deadline: Deadline) -> Resul
 }
 
 fn wait_for(poll: &mut [PollFd<'_>], deadline: Deadline) -> Result<bool> {
-    let left = deadline.remaining();
-    let left = left.and_then(|left| rustix::fs::Timespec::try_from(left).ok());
-    demand("poll", || rustix::event::poll(poll, left.as_ref())).map(|count| count > 0)
+    descriptor::poll(poll, deadline).map(|ready| ready > 0)
 }
 
 /// Any number of descriptors of which some may become ready, each under a number of the caller's.

@@ -4,7 +4,7 @@
     reason = "an ioctl that rustix doesn't know: how a process ended that isn't ours"
 )]
 
-use super::mapping::above_streams;
+use super::descriptor::{self, above_streams};
 use super::{allow, ask, demand, failed};
 use crate::{Deadline, Error, Result};
 use rustix::event::{PollFd, PollFlags};
@@ -52,11 +52,8 @@ pub(crate) fn end(pid: u32) {
 
 /// Waits until the process has ended; false once the deadline has passed.
 pub(crate) fn wait(pidfd: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
-    // What the kernel's clock can't count is as good as for ever.
-    let left = deadline.remaining();
-    let left = left.and_then(|left| rustix::fs::Timespec::try_from(left).ok());
     let mut poll = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
-    demand("poll", || rustix::event::poll(&mut poll, left.as_ref())).map(|count| count == 1)
+    descriptor::poll(&mut poll, deadline).map(|ready| ready == 1)
 }
 
 /// Waits until some of the descriptors can be read from, or their other ends are gone, and gives their places in the
@@ -65,13 +62,11 @@ pub(crate) fn wait(pidfd: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
 /// # Errors
 /// `Interrupted` when a signal handler ran; `Os` with EINVAL for more descriptors than the process may have.
 pub(crate) fn ready(descriptors: &[BorrowedFd<'_>], deadline: Deadline) -> Result<Vec<usize>> {
-    let left = deadline.remaining();
-    let left = left.and_then(|left| rustix::fs::Timespec::try_from(left).ok());
     let descriptors = descriptors.iter();
     let mut polls: Vec<_> = descriptors
         .map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
         .collect();
-    demand("poll", || rustix::event::poll(&mut polls, left.as_ref()))?;
+    descriptor::poll(&mut polls, deadline)?;
     let polls = polls.iter().enumerate();
     let ready = polls.filter(|(_, poll)| !poll.revents().is_empty());
     Ok(ready.map(|(place, _)| place).collect())

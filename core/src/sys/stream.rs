@@ -1,10 +1,10 @@
 //! Streams: reading and writing what a socket, a pipe or a terminal has or takes at this moment. Source: read(2), writev(2), sendmsg(2),
 //! poll(2).
 
-use super::{ask, demand, failed};
+use super::{ask, descriptor, failed};
 use crate::{Deadline, Result};
 use rustix::buffer::spare_capacity;
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use std::io::IoSlice;
@@ -104,9 +104,6 @@ fn when(
 
 /// Waits until the descriptor is ready, or will say at once why not; false once the deadline has passed.
 fn ready(descriptor: BorrowedFd<'_>, what: PollFlags, deadline: Deadline) -> Result<bool> {
-    // What the kernel's clock can't count is as good as for ever.
-    let left = deadline.remaining();
-    let left = left.and_then(|left| Timespec::try_from(left).ok());
     let mut poll = [PollFd::from_borrowed_fd(descriptor, what)];
-    demand("poll", || rustix::event::poll(&mut poll, left.as_ref())).map(|count| count == 1)
+    descriptor::poll(&mut poll, deadline).map(|ready| ready == 1)
 }

@@ -1,0 +1,40 @@
+//! What descriptors of all kinds have in common. Source: dup(2), poll(2).
+
+use super::demand;
+use crate::{Deadline, Result};
+use rustix::event::{PollFd, Timespec};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+/// The first number behind those of the standard streams.
+pub(crate) const FIRST_DESCRIPTOR: RawFd = 3;
+
+/// Whether a descriptor is in the place of a standard stream.
+pub(crate) fn is_stream(descriptor: BorrowedFd<'_>) -> bool {
+    descriptor.as_raw_fd() < FIRST_DESCRIPTOR
+}
+
+/// A copy of a descriptor whose number is none of the standard streams'.
+pub(crate) fn copy_above_streams(descriptor: BorrowedFd<'_>) -> Result<OwnedFd> {
+    demand("fcntl(F_DUPFD_CLOEXEC)", || {
+        rustix::io::fcntl_dupfd_cloexec(descriptor, FIRST_DESCRIPTOR)
+    })
+}
+
+/// The same descriptor under another number than those of the standard streams, one of which may be closed: whoever prints
+/// or reports a crash there would write into what is ours.
+pub(crate) fn above_streams(descriptor: OwnedFd) -> Result<OwnedFd> {
+    if is_stream(descriptor.as_fd()) {
+        copy_above_streams(descriptor.as_fd())
+    } else {
+        Ok(descriptor)
+    }
+}
+
+/// Waits until some of the descriptors are ready, or will say at once why not, and tells how many; none once the deadline has
+/// passed.
+pub(crate) fn poll(descriptors: &mut [PollFd<'_>], deadline: Deadline) -> Result<usize> {
+    // What the kernel's clock can't count is as good as for ever.
+    let left = deadline.remaining();
+    let left = left.and_then(|left| Timespec::try_from(left).ok());
+    demand("poll", || rustix::event::poll(descriptors, left.as_ref()))
+}
