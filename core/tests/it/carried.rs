@@ -354,12 +354,7 @@ fn what_is_passed_on_while_others_trace_is_never_freed() {
 #[test]
 fn what_is_passed_on_by_those_who_are_killed_is_there_or_gone_with_them() {
     let _alone = alone();
-    let seed = std::env::var("SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or(20_261_126);
-    println!("SEED={seed}");
-    let mut random = Random::new(seed);
+    let mut random = Random::seeded(20_261_126);
     let arena = Arena::create().unwrap();
     let ring = ring(&arena, 200);
     let start = |at| start_passer(&arena, &ring, at, u64::MAX, true);

@@ -230,6 +230,13 @@ impl Random {
         Self(seed | 1)
     }
 
+    /// From the seed in the variable SEED, or the usual one; it is printed, for whoever wants the same again.
+    pub(crate) fn seeded(usual: u64) -> Self {
+        let seed = std::env::var("SEED").map_or(usual, |seed| seed.parse().unwrap());
+        println!("SEED={seed}");
+        Self::new(seed)
+    }
+
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;

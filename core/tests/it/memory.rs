@@ -65,12 +65,7 @@ fn an_escaped_one_lives_without_a_holder() {
 #[test]
 fn random_kills_leave_none() {
     let _alone = alone();
-    let seed = std::env::var("SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or(20_261_126);
-    println!("SEED={seed}");
-    let mut random = Random::new(seed);
+    let mut random = Random::seeded(20_261_126);
     let arena = Arena::create().unwrap();
     let kept = Memory::new(&arena, 100_000).unwrap();
     kept.bytes().write(0, &[0xAB; 100_000]).unwrap();

@@ -202,12 +202,7 @@ fn a_task_may_be_done_by_another_than_its_getter() {
 #[test]
 fn random_kills_leave_nobody_waiting() {
     let _alone = alone();
-    let seed = std::env::var("SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or(20_261_126);
-    println!("SEED={seed}");
-    let mut random = Random::new(seed);
+    let mut random = Random::seeded(20_261_126);
     let arena = Arena::create().unwrap();
     let queue = Queue::joinable(&arena, None).unwrap();
     let worker = || loop {
