@@ -287,6 +287,16 @@ fn get_with<'py, T>(
     got
 }
 
+/// As [`get_with`], for as long as it takes.
+fn get_at_last<'py, T>(
+    py: Python<'py>,
+    queue: &procession_core::Queue,
+    read: impl FnOnce(Python<'py>, &Taken, &[u8]) -> PyResult<T>,
+) -> PyResult<T> {
+    let got = get_with(py, queue, || Deadline::NEVER, read)?;
+    got.ok_or_else(|| PyRuntimeError::new_err("a wait for ever has ended"))
+}
+
 /// Puts a message: at once if that can be done, else without the interpreter.
 fn store(
     py: Python<'_>,

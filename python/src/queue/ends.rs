@@ -2,12 +2,12 @@
 //!
 //! Whole objects go through them: what one end sends as a pickle the other receives as that, or as the object.
 
-use super::{Inner, NO_READER, NO_WRITER, decode, get_with, put_value, store};
+use super::{Inner, NO_READER, NO_WRITER, decode, get_at_last, put_value, store};
 use crate::error::raise;
 use crate::value::{Source, kind};
 use crate::{blocking, value};
-use procession_core::{Carried, Deadline, Taken};
-use pyo3::exceptions::{PyNotImplementedError, PyOSError, PyRuntimeError, PyValueError};
+use procession_core::{Carried, Taken};
+use pyo3::exceptions::{PyNotImplementedError, PyOSError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PySlice, PyTuple};
@@ -37,9 +37,7 @@ impl QueueReader {
         py: Python<'py>,
         read: impl FnOnce(Python<'py>, &Taken, &[u8]) -> PyResult<T>,
     ) -> PyResult<T> {
-        let queue = self.inner.by_end(NO_READER)?;
-        let got = get_with(py, queue, || Deadline::NEVER, read)?;
-        got.ok_or_else(|| PyRuntimeError::new_err("a wait for ever has ended"))
+        get_at_last(py, self.inner.by_end(NO_READER)?, read)
     }
 }
 

@@ -1,12 +1,10 @@
 //! `SimpleQueue`: what `procession.queues.SimpleQueue` inherits.
 
 use super::{
-    Inner, NO_READER, NO_WRITER, QueueReader, QueueWriter, decode, get_with, put_value, reduce,
+    Inner, NO_READER, NO_WRITER, QueueReader, QueueWriter, decode, get_at_last, put_value, reduce,
 };
 use crate::error::raise;
 use crate::{blocking, tree, value};
-use procession_core::Deadline;
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use std::sync::Arc;
@@ -43,9 +41,7 @@ impl SimpleQueue {
 
     /// Gets an object; waits until there is one.
     fn get<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let queue = self.inner.by_end(NO_READER)?;
-        let got = get_with(py, queue, || Deadline::NEVER, decode)?;
-        got.ok_or_else(|| PyRuntimeError::new_err("a wait for ever has ended"))
+        get_at_last(py, self.inner.by_end(NO_READER)?, decode)
     }
 
     fn empty(&self) -> PyResult<bool> {
