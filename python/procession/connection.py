@@ -9,10 +9,12 @@ __all__ = ['Client', 'Listener', 'Pipe', 'wait']
 import io
 import itertools
 import os
+import select
 import socket
 import struct
+import time
 
-from . import _core, _unbuilt, reduction, util
+from . import _core, _unbuilt, reduction
 from .context import AuthenticationError, BufferTooShort  # noqa: F401
 from .reduction import ForkingPickler as _ForkingPickler
 
@@ -223,10 +225,18 @@ def Pipe(duplex=True):
 
 def wait(object_list, timeout=None):
     """Those of the objects that are ready to be read, waiting for one so many seconds (None: as long as it takes)."""
-    objects = {}
+    poll, objects = select.poll(), {}
     for obj in object_list:
-        objects.setdefault(_descriptor(obj), []).append(obj)
-    return [obj for fd in util._ready(objects, timeout) for obj in objects[fd]]
+        fd = _descriptor(obj)
+        poll.register(fd, select.POLLIN)
+        objects.setdefault(fd, []).append(obj)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        # The kernel counts in ms; an hour at a time is never too much for it.
+        ready = poll.poll(left if left is None else min(left, 3600.0) * 1000)
+        if ready or left == 0.0:
+            return [obj for fd, _ in ready for obj in objects[fd]]
 
 
 def _descriptor(obj):

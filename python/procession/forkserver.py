@@ -132,10 +132,7 @@ class ForkServer:
     def _run(end, job, slot):
         arena, tracker = _core.arena_descriptor(), popen_spawn_posix._tracker_descriptor()
         kwds = dict(requests=end, job=job, token=slot.token(arena), alias=int(_alias.installed), tracker_fd=tracker)
-        if getattr(sys, 'frozen', False):
-            command = spawn.get_command_line(**kwds)
-        else:
-            command = spawn.command('forkserver', 'main(%s)' % ', '.join('%s=%r' % item for item in kwds.items()))
+        command = spawn.frozen_command(**kwds) or spawn.command('forkserver', 'main', **kwds)
         # A signal that comes before the server is ready for it waits.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
@@ -168,7 +165,7 @@ def main(requests, job, token, alias=0, tracker_fd=None):
         _core.attach(token)
         if alias:
             _alias.install()
-        _inherit_tracker(tracker_fd)
+        spawn.inherit_tracker(tracker_fd)
         with open(job, 'rb') as file:
             modules, on_error, data = pickle.load(file)
         _preload(modules, on_error, data)
@@ -187,16 +184,6 @@ def main(requests, job, token, alias=0, tracker_fd=None):
     atexit._run_exitfuncs()
     util._flush_std_streams()
     os._exit(0)
-
-
-def _inherit_tracker(fd):
-    if fd is not None:
-        from . import resource_tracker
-        tracker = resource_tracker._resource_tracker
-        if tracker._fd is not None:
-            os.close(tracker._fd)
-        os.set_inheritable(fd, False)
-        tracker._fd, tracker._pid = fd, None
 
 
 def _preload(modules, on_error, data):
@@ -235,7 +222,7 @@ def _live(child, handlers):
         util._forget_exit()
         (way, requester, (daemon, tracked), (pipe, *fds)) = child
         if tracked:
-            _inherit_tracker(fds.pop(0))
+            spawn.inherit_tracker(fds.pop(0))
         _forkserver._way, _forkserver._inherited_fds, _forkserver._has_served = way, fds, True
         _forkserver._forkserver_pid = os.getppid()
         if daemon:

@@ -84,7 +84,7 @@ class ResourceTracker:
     def _launch(self):
         reader, writer = os.pipe()
         try:
-            command = spawn.command('resource_tracker', f'main({reader})')
+            command = spawn.command('resource_tracker', 'main', fd=reader)
             # A signal that comes before the child ignores it must not end it.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED_SIGNALS)
             try:

@@ -18,12 +18,13 @@ WINSERVICE = False
 _HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def command(module, call):
+def command(module, function, **kwds):
     """The command line of an interpreter that calls a function of this package."""
     if not _python_exe:
         raise RuntimeError('there is no interpreter to start: sys.executable is empty, and set_executable() set none')
+    arguments = ', '.join('%s=%r' % item for item in kwds.items())
     program = f'import sys; home = {_HOME!r}; home in sys.path or sys.path.insert(0, home); ' \
-              f'from procession.{module} import {call.partition("(")[0]}; {call}'
+              f'from procession.{module} import {function}; {function}({arguments})'
     # -P: else the current directory would come first on the path.
     return [_python_exe, *util._args_from_interpreter_flags(), '-P', '-c', program]
 
@@ -60,12 +61,15 @@ def freeze_support():
         spawn_main(**kwds)
 
 
-def get_command_line(**kwds):
-    """The command line of a child."""
+def frozen_command(**kwds):
+    """The command line of a frozen program for what `freeze_support` then does; None if this isn't one."""
     if getattr(sys, 'frozen', False):
         return [sys.executable, '--multiprocessing-fork', *('%s=%s' % item for item in kwds.items())]
-    arguments = ', '.join('%s=%r' % item for item in kwds.items())
-    return [*command('spawn', f'spawn_main({arguments})'), '--multiprocessing-fork']
+
+
+def get_command_line(**kwds):
+    """The command line of a child."""
+    return frozen_command(**kwds) or [*command('spawn', 'spawn_main', **kwds), '--multiprocessing-fork']
 
 
 def spawn_main(token, pipe_handle, parent_sentinel, parent_pid, dies_with_parent=0, by_main_thread=0, alias=0,
@@ -77,15 +81,22 @@ def spawn_main(token, pipe_handle, parent_sentinel, parent_pid, dies_with_parent
     _core.attach(token)
     if alias:
         _alias.install()
-    inherited = [pipe_handle, parent_sentinel]
-    if tracker_fd is not None:
-        from . import resource_tracker
-        resource_tracker._resource_tracker._fd = tracker_fd
-        inherited.append(tracker_fd)
-    for descriptor in inherited:
+    for descriptor in (pipe_handle, parent_sentinel):
         # This child's own children get what is meant for them, and nothing else.
         os.set_inheritable(descriptor, False)
+    inherit_tracker(tracker_fd)
     sys.exit(_main(pipe_handle, parent_sentinel))
+
+
+def inherit_tracker(fd):
+    """Has this process' named resources looked after by its parent's tracker, if that has one."""
+    if fd is not None:
+        from . import resource_tracker
+        tracker = resource_tracker._resource_tracker
+        if tracker._fd is not None:
+            os.close(tracker._fd)
+        os.set_inheritable(fd, False)
+        tracker._fd, tracker._pid = fd, None
 
 
 def _main(fd, parent_sentinel):

@@ -10,10 +10,8 @@ import atexit
 import fcntl
 import itertools
 import os
-import select
 import sys
 import threading
-import time
 import weakref
 
 from . import _core, process
@@ -372,20 +370,6 @@ def _pidfd(pid):
     except OSError as e:
         # A filter's refusal or an old kernel's: it says of what.
         raise OSError(e.errno, f'pidfd_open: {e.strerror}') from None
-
-
-def _ready(fds, timeout):
-    """Those of the descriptors that are ready to be read, waiting for one so many seconds (None: as long as it takes)."""
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        # The kernel counts in ms; an hour at a time is never too much for it.
-        ready = poll.poll(left if left is None else min(left, 3600.0) * 1000)
-        if ready or left == 0.0:
-            return [fd for fd, _ in ready]
 
 
 def close_fds(*fds):
