@@ -4,15 +4,11 @@ use super::{Plan, failed, spawn};
 use crate::child;
 use crate::error::{Error, ErrorKind, Result};
 use procession_core::process::{Others, fork, other_threads};
-use procession_core::{Child, Queue};
+use procession_core::{Child, Error as Core, Queue};
 
 /// Forks a child that takes its call out of the mailbox.
 pub(super) fn start(plan: &mut Plan, mailbox: &Queue) -> Result<Child> {
     let allowed = child::others();
-    let others = other_threads(allowed).map_err(failed)?;
-    if others > 0 {
-        return Err(threads(others, allowed));
-    }
     // What is buffered would be written by both.
     child::flush();
     let parent = plan.daemon.then(spawn::me);
@@ -27,7 +23,10 @@ pub(super) fn start(plan: &mut Plan, mailbox: &Queue) -> Result<Child> {
         })
     });
     plan.ends = ends;
-    forked.map_err(failed)
+    forked.map_err(|error| match (&error, other_threads(allowed)) {
+        (Core::Misuse { .. }, Ok(others)) if others > 0 => threads(others, allowed),
+        _ => failed(error),
+    })
 }
 
 fn threads(others: usize, allowed: Others) -> Error {
