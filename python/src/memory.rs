@@ -77,7 +77,7 @@ impl Memory {
 }
 
 /// A bytes object of that length with what `fill` fills it with: all of it, or it is an error. Without zeros first, as
-/// PyO3's own has it, which costs a third of the copy.
+/// PyO3's own has it, which costs a sixth of the copy.
 pub(crate) fn bytes_with(
     py: Python<'_>,
     length: usize,

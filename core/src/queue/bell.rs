@@ -10,7 +10,7 @@
 //! that it saw, so a sleeper that went round meanwhile keeps its new one.
 
 use crate::shm::view::shared;
-use crate::sys::word::{Acquire, Cell, SeqCst, Wake, Word, fence, fence_after_exchange};
+use crate::sys::word::{Acquire, Cell, SeqCst, Wake, Word, fence};
 use crate::{Deadline, Result};
 
 shared! {
@@ -32,12 +32,11 @@ pub(super) enum Rung {
 }
 
 impl Bell {
-    /// Wakes the sleeper, if there is one. One load when there is none. The caller has let go of a lock since it published
-    /// what the sleeper waits for.
+    /// Wakes the sleeper, if there is one. Two loads and a fence when there is none.
     #[inline]
     pub(super) fn ring(&self) {
         // Orders what was published before this against the ticket; the sleeper's store of it is followed by a look.
-        fence_after_exchange();
+        fence(SeqCst);
         let ticket = self.ticket.load(SeqCst);
         if ticket != 0 {
             self.seq.add(2);

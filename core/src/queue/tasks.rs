@@ -28,7 +28,7 @@ use crate::shm::recovery::{self, Gone};
 use crate::shm::robust::{Held, LOOK_AGAIN, RobustLock, in_passing, turn};
 use crate::shm::view::shared;
 use crate::shm::{Arena, ObjectName};
-use crate::sys::word::{Acquire, Cell, Relaxed, Release, Wake, Word, fence_after_exchange};
+use crate::sys::word::{Acquire, Cell, Relaxed, Release, SeqCst, Wake, Word, fence};
 use crate::{Deadline, Error, Result};
 
 /// Slots that have a debt; fewer in a model, where each byte costs.
@@ -217,7 +217,7 @@ impl Queue {
             }
             let asleep = tasks.asleep.set_bits(1) | 1;
             // The other half of the waker's fence: what is loaded now is loaded after the bit is there.
-            fence_after_exchange();
+            fence(SeqCst);
             if ready() {
                 continue;
             }
@@ -270,7 +270,7 @@ impl QueueState {
 impl Tasks {
     /// Wakes who waits for the end of all tasks, if anybody does. Who calls this has let go of a lock since it was reached.
     pub(super) fn wake_sleepers(&self) {
-        fence_after_exchange();
+        fence(SeqCst);
         if self.asleep.load(Relaxed) & 1 != 0 {
             self.wake();
         }

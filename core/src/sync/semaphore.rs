@@ -29,7 +29,7 @@ use crate::shm::object::{Handle, ObjectName};
 use crate::shm::recovery::{self, Gone, Recovery};
 use crate::shm::robust::LOOK_AGAIN;
 use crate::shm::view::shared;
-use crate::sys::word::{Acquire, Cell, Relaxed, Wake, Word, fence_after_exchange};
+use crate::sys::word::{Acquire, Cell, Relaxed, SeqCst, Wake, Word, fence};
 use crate::{Deadline, Error, Result};
 
 /// Slots that have their cell in the object itself.
@@ -326,7 +326,7 @@ impl Semaphore {
             }
             let asleep = state.asleep.set_bits(1) | 1;
             // The other half of `wake`'s fence: what is loaded now is loaded after the bit is there.
-            fence_after_exchange();
+            fence(SeqCst);
             if ready()? {
                 continue;
             }
@@ -345,8 +345,8 @@ impl SemaphoreState {
     /// Wakes one who sleeps, after a permit was given.
     #[inline]
     fn wake(&self) {
-        // Orders the permit, which was given by an exchange, against the bit; the sleeper's bit is followed by a look.
-        fence_after_exchange();
+        // Orders the permit against the bit; the sleeper's bit is followed by a look.
+        fence(SeqCst);
         loop {
             let asleep = self.asleep.load(Relaxed);
             if asleep & 1 == 0 {

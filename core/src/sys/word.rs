@@ -39,19 +39,6 @@ pub(crate) fn before_load() {
     super::simulation::step(std::panic::Location::caller());
 }
 
-/// A full fence, where an exchange or another read-modify-write of this thread lies between the stores that it is to order
-/// and here.
-///
-/// On x86 that one was a full fence already, as each locked instruction is (Intel's manual, volume 3, 10.2.5), and another,
-/// `mfence`, would cost as much again: 10 ns, a fifth of taking and freeing a lock in Python.
-#[inline(always)]
-pub(crate) fn fence_after_exchange() {
-    #[cfg(all(target_arch = "x86_64", not(miri), not(all(loom, test))))]
-    std::sync::atomic::compiler_fence(SeqCst);
-    #[cfg(not(all(target_arch = "x86_64", not(miri), not(all(loom, test)))))]
-    fence(SeqCst);
-}
-
 /// How a sleep on a [`Word`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wake {
