@@ -1,6 +1,7 @@
 //! Where a child begins.
 
 use crate::codec;
+use crate::connection::passing::{self, Terms};
 use crate::error::{Error, ErrorKind, Result, retry};
 use crate::function::{Runner, end};
 use crate::launch::{CALL, Role, Ticket};
@@ -10,13 +11,16 @@ use crate::tree;
 use procession_core::process::Others;
 use procession_core::{Deadline, Message, Queue, Setting};
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Exit code of a child whose function panicked: as of a Rust program whose `main` does.
 const PANICKED: i32 = 101;
+
+/// The number of the first descriptor that is passed to a spawned child behind the arena's.
+const FIRST_PASSED: RawFd = 4;
 
 /// How the children of this process begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +161,11 @@ fn run(ticket: Ticket) -> Result<i32> {
     depend(ticket.parent)?;
     let arena = tree::attach(&ticket.token)?;
     let mailbox = retry(|| Queue::open(arena, ticket.mailbox)).map_err(failed)?;
-    answer(&mailbox)
+    let call = Call::take(&mailbox)?;
+    let passed = (FIRST_PASSED..).take(call.terms.len());
+    let passed = passed.map(procession_core::inherited);
+    let passed = passed.collect::<Result<_, _>>().map_err(failed)?;
+    call.run(&mailbox, None, passed)
 }
 
 /// What a forked child does, which ends without the exit hooks of its parent; gives the exit code.
@@ -184,9 +192,9 @@ pub(crate) fn depend(parent: Option<(u32, bool)>) -> Result<()> {
     procession_core::die_with_parent(parent, by_main_thread).map_err(failed)
 }
 
-/// Runs the call in the mailbox and answers it; gives the exit code.
-pub(crate) fn answer(mailbox: &Queue) -> Result<i32> {
-    Call::take(mailbox)?.run(mailbox, None)
+/// Runs the call in the mailbox, with what was passed for it, and answers it; gives the exit code.
+pub(crate) fn answer(mailbox: &Queue, passed: Vec<OwnedFd>) -> Result<i32> {
+    Call::take(mailbox)?.run(mailbox, None, passed)
 }
 
 /// What a child is to do, and who it is.
@@ -195,6 +203,8 @@ pub(crate) struct Call {
     message: Message,
     birth: Birth,
     changes: Vec<Change>,
+    /// Of the connections in the argument.
+    terms: Vec<Terms>,
     /// Where the function's own part of the message begins.
     start: usize,
 }
@@ -208,12 +218,13 @@ impl Call {
             Error::new(ErrorKind::Malformed, text)
         })?;
         let mut rest: &[u8] = &message.bytes;
-        let (birth, changes) = codec::decode(&mut rest)?;
+        let (birth, changes, terms) = codec::decode(&mut rest)?;
         let start = message.bytes.len() - rest.len();
         Ok(Self {
             message,
             birth,
             changes,
+            terms,
             start,
         })
     }
@@ -228,12 +239,18 @@ impl Call {
     }
 
     /// Runs it, and puts the answer into the mailbox; gives the exit code. `requester`: the pidfd of the parent, if that
-    /// isn't the system's.
-    pub(crate) fn run(self, mailbox: &Queue, requester: Option<OwnedFd>) -> Result<i32> {
+    /// isn't the system's. `passed`: the descriptors of the connections in the argument.
+    pub(crate) fn run(
+        self,
+        mailbox: &Queue,
+        requester: Option<OwnedFd>,
+        passed: Vec<OwnedFd>,
+    ) -> Result<i32> {
         me::be(self.birth, requester);
         let mut output = Vec::new();
         let bytes = self.message.bytes.get(self.start..).unwrap_or_default();
-        let (tag, names) = Runner::default().run(bytes, &mut output);
+        let run = || Runner::default().run(bytes, &mut output);
+        let (tag, names) = passing::having(passed, self.terms, run);
         drop(self.message);
         retry(|| mailbox.put_naming(tag, &[&output], &names, Deadline::NEVER))
             .map_err(|error| Error::at("give a value back", error))?;

@@ -2,14 +2,16 @@
 
 use crate::error::{Error, ErrorKind};
 use postcard::ser_flavors::Flavor;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Serialize, ser};
 use std::cell::Cell;
 
 /// A buffer that grew beyond this for one message isn't kept for the next.
 const KEPT_BYTES: usize = 1 << 20;
 
 thread_local! {
+    /// Why a value couldn't be encoded, in its own words: postcard's errors have none.
+    static REFUSAL: Cell<Option<&'static str>> = const { Cell::new(None) };
     /// What values are encoded into and decoded from: taken while in use, since encoding may run code of the user's.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
@@ -29,8 +31,19 @@ pub(crate) fn with_buffer<R>(work: impl FnOnce(&mut Vec<u8>) -> R) -> R {
 /// Appends a value's bytes.
 #[inline]
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) -> Result<(), Error> {
-    postcard::serialize_with_flavor(value, Append(to))
-        .map_err(|error| Error::new(ErrorKind::Encoding, format!("encode a value: {error}")))
+    postcard::serialize_with_flavor(value, Append(to)).map_err(|error| {
+        let text = match REFUSAL.take() {
+            Some(why) => format!("encode a value: {why}"),
+            None => format!("encode a value: {error}"),
+        };
+        Error::new(ErrorKind::Encoding, text)
+    })
+}
+
+/// The error of a value that can't be encoded, for whoever reads it.
+pub(crate) fn refuse<E: ser::Error>(why: &'static str) -> E {
+    REFUSAL.set(Some(why));
+    E::custom(why)
 }
 
 /// Reads a value from the start of `from`, which is left at what follows.

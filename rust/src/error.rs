@@ -20,9 +20,9 @@ pub struct Error {
 pub enum ErrorKind {
     /// The system refused a call.
     Os,
-    /// The queue or the pool was closed, or nobody holds the object any more.
+    /// The queue or the pool was closed, nobody holds the object any more, or nobody is at the other end.
     Closed,
-    /// The pool has given up: its workers die as they start.
+    /// The pool has given up: its workers die as they start. Or a connection is torn: it was left in the middle of a message.
     Broken,
     /// Shared memory has contradicted itself, in this process or in another: no call on it works any more.
     Poisoned,
@@ -48,6 +48,8 @@ pub enum ErrorKind {
     Lost,
     /// The pool was terminated.
     Terminated,
+    /// The other end of a connection doesn't have the same key, or didn't show in time that it has.
+    Authentication,
 }
 
 impl Error {

@@ -3,6 +3,7 @@
 
 mod child;
 mod codec;
+mod connection;
 mod error;
 mod function;
 mod launch;
@@ -18,6 +19,7 @@ mod tree;
 /// The crate whose [`Pod`](bytemuck::Pod) says what shared data may be.
 pub use bytemuck;
 pub use child::{init, init_with};
+pub use connection::{Connection, Pipe, RecvError, SendError, one_way_pipe, pipe};
 pub use error::{Error, ErrorKind, GetError, JoinError, PutError, RemoteError, Result, TaskError};
 pub use pool::{Apply, AsyncResult, Imap, MapResult, Pool};
 pub use process::{

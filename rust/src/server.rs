@@ -81,7 +81,8 @@ fn begin(server: Server, request: Request, arena: &Arena) -> Result<i32> {
     let inherited = server.become_child(request);
     forkserver::know(inherited.server);
     let asked: Asked = codec::decode_all(&inherited.body)?;
-    asked.setting(inherited.passed).enter().map_err(failed)?;
+    let (setting, passed) = asked.setting(inherited.passed);
+    setting.enter().map_err(failed)?;
     let (offset, serial) = asked.mailbox;
     let name = ObjectName { offset, serial };
     let mailbox = retry(|| Queue::open(arena, name)).map_err(failed)?;
@@ -92,7 +93,7 @@ fn begin(server: Server, request: Request, arena: &Arena) -> Result<i32> {
         let requester = me::copy(&inherited.requester)?;
         procession_core::die_with(requester).map_err(failed)?;
     }
-    call.run(&mailbox, Some(inherited.requester))
+    call.run(&mailbox, Some(inherited.requester), passed)
 }
 
 fn failed(error: procession_core::Error) -> Error {

@@ -13,15 +13,19 @@ pub(super) fn start(plan: &mut Plan, mailbox: &Queue) -> Result<Child> {
     child::flush();
     let parent = plan.daemon.then(spawn::me);
     let setting = std::mem::take(&mut plan.setting);
-    let ends = std::mem::take(&mut plan.ends);
-    let (ends, forked) = fork(allowed, setting, ends, |ends| {
+    let mine = (
+        std::mem::take(&mut plan.ends),
+        std::mem::take(&mut plan.passed),
+    );
+    let ((ends, passed), forked) = fork(allowed, setting, mine, |(ends, passed)| {
         // The pipes would never end for the child while it has this process' ends of them itself.
         drop(ends);
         child::go_on(|| {
             child::depend(parent)?;
-            child::answer(mailbox)
+            child::answer(mailbox, passed)
         })
     });
+    drop(passed);
     plan.ends = ends;
     forked.map_err(|error| match (&error, other_threads(allowed)) {
         (Core::Misuse { .. }, Ok(others)) if others > 0 => threads(others, allowed),

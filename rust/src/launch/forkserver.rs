@@ -60,7 +60,8 @@ pub(super) fn start(plan: &mut Plan, mailbox: &mut Queue) -> Result<(Child, Chil
             directory: directory.is_some(),
         };
         codec::encode(&asked, &mut body)?;
-        let passed: Vec<_> = streams.into_iter().chain([directory]).flatten().collect();
+        let said = streams.into_iter().chain([directory]).flatten();
+        let passed: Vec<_> = said.chain(plan.passed.iter().map(AsFd::as_fd)).collect();
         match ask(&known.way, &slot, &body, &passed) {
             Ok(child) => {
                 known.works.store(true, Relaxed);
@@ -209,8 +210,8 @@ pub(crate) fn collect() {
 }
 
 impl Asked {
-    /// What the child begins with, of the descriptors that came with the request.
-    pub(crate) fn setting(&self, passed: Vec<OwnedFd>) -> Setting {
+    /// What the child begins with, of the descriptors that came with the request; and the rest of them.
+    pub(crate) fn setting(&self, passed: Vec<OwnedFd>) -> (Setting, Vec<OwnedFd>) {
         let mut setting = Setting::default();
         let mut passed = passed.into_iter();
         for (number, is_there) in self.streams.into_iter().enumerate() {
@@ -223,7 +224,7 @@ impl Asked {
         {
             setting.open_directory(directory);
         }
-        setting
+        (setting, passed.collect())
     }
 }
 

@@ -5,6 +5,9 @@
 //! neither side waits for the other; what a child that dies leaves in it goes with it. A call says first who the child is
 //! ([`Birth`](me::Birth)), the same way for each start method.
 //!
+//! Descriptors that the argument has in it, those of connections, come to the child with its start, in the order in which the
+//! argument has them.
+//!
 //! A spawned child learns where its mailbox is from its last argument, [`Ticket`]: unlike a variable of the environment,
 //! programs that it starts don't inherit it. Its descriptor 3 is the arena's. A forked one knows already.
 
@@ -18,6 +21,7 @@ pub(crate) use launched::{Launched, reap};
 pub(crate) use ticket::{Role, Ticket};
 
 use crate::codec;
+use crate::connection::passing::{self, Given};
 use crate::error::{Error, ErrorKind, Result, retry};
 use crate::function::Named;
 use crate::names;
@@ -43,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) changes: Vec<Change>,
     /// This process' ends of pipes to the child.
     pub(crate) ends: [Option<OwnedFd>; 3],
+    /// Descriptors of connections in the argument.
+    pub(crate) passed: Vec<OwnedFd>,
 }
 
 /// Starts a process that runs `function` with one argument; gives it and this process' ends of the pipes to it.
@@ -60,13 +66,15 @@ pub(crate) fn start<A: serde::Serialize>(
     let arena = tree::arena()?;
     let mut mailbox = retry(|| Queue::new(arena, None)).map_err(failed)?;
     let birth = me.child(&mut plan);
-    let mut call = Vec::new();
+    let (mut head, mut call) = (Vec::new(), Vec::new());
+    let mut given = Given::default();
     let names = names::naming(|| {
-        codec::encode(&(birth, &plan.changes), &mut call)?;
-        function.call_one(argument, &mut call)
+        given = passing::giving(|| function.call_one(argument, &mut call))?;
+        codec::encode(&(birth, &plan.changes, given.terms()), &mut head)
     })?;
-    retry(|| mailbox.put_naming(CALL, &[&call], &names, Deadline::NEVER)).map_err(failed)?;
-    drop((call, names));
+    plan.passed = given.descriptors()?;
+    retry(|| mailbox.put_naming(CALL, &[&head, &call], &names, Deadline::NEVER)).map_err(failed)?;
+    drop((call, names, given));
     let (child, slot) = match plan.method {
         StartMethod::Spawn => spawn::start(&mut plan, &mailbox)?,
         StartMethod::Fork => (fork::start(&mut plan, &mailbox)?, None),

@@ -13,6 +13,10 @@ pub(super) fn start(plan: &mut Plan, mailbox: &Queue) -> Result<(Child, Option<C
     let arena = tree::arena()?;
     let slot = reserve(mailbox)?;
     let descriptor: RawFd = spec.pass(arena.descriptor()).map_err(failed)?;
+    // Behind the arena's: the child knows how many.
+    for descriptor in plan.passed.drain(..) {
+        spec.pass(descriptor).map_err(failed)?;
+    }
     let ticket = Ticket {
         token: slot.token(descriptor),
         mailbox: mailbox.name(),

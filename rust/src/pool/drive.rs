@@ -279,6 +279,7 @@ impl Shared {
             setting: Setting::default(),
             changes: Vec::new(),
             ends: [None, None, None],
+            passed: Vec::new(),
         };
         let (launched, _no_pipes) = launch::start(plan, named, &SeatName::of(&seat))?;
         // The worker opens the seat by name. The pool holds its queues and its claim; if the pool is gone by then, the

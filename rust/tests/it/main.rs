@@ -5,6 +5,7 @@
     reason = "the watchdog, for whoever reads a failure"
 )]
 
+mod connection;
 mod lock;
 mod methods;
 mod pool;
