@@ -23,8 +23,8 @@ impl<'k> Authentication<'k> {
     /// Prepares one, with a nonce of the system's.
     ///
     /// # Errors
-    /// `System`, when there are no random numbers.
-    pub fn begin(key: &'k [u8], terms: Terms) -> Result<Self, Failure> {
+    /// `Os`, when there are no random numbers.
+    pub fn begin(key: impl Into<Cow<'k, [u8]>>, terms: Terms) -> Result<Self> {
         let (handshake, first) = Handshake::begin(key, terms, sys::identity::secret()?);
         Ok(Self {
             handshake,
@@ -46,18 +46,33 @@ impl<'k> Authentication<'k> {
         stream: BorrowedFd<'_>,
         deadline: Deadline,
     ) -> Result<Authenticated, Failure> {
+        self.advance(stream, deadline)?.ok_or(Failure::Late)
+    }
+
+    /// Goes on with it; `None` once the deadline has passed: called again, it goes on from there. With [`Deadline::now`] it never
+    /// waits, so that many can be under way.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), but for `Late`.
+    pub fn advance(
+        &mut self,
+        stream: BorrowedFd<'_>,
+        deadline: Deadline,
+    ) -> Result<Option<Authenticated>, Failure> {
         loop {
             if let Some(message) = &self.unsent {
                 if !send(stream, &[message], &mut self.sent, deadline)? {
-                    return Err(Failure::Late);
+                    return Ok(None);
                 }
                 (self.unsent, self.sent) = (None, 0);
             }
             if let Some(end) = &self.end {
-                return end.clone();
+                return end.clone().map(Some);
             }
-            let received = receive(stream, &mut self.decoder, deadline)?;
-            let step = self.handshake.receive(&received.ok_or(Failure::Late)?);
+            let Some(message) = receive(stream, &mut self.decoder, deadline)? else {
+                return Ok(None);
+            };
+            let step = self.handshake.receive(&message);
             self.unsent = step.send;
             self.end = step.end.map(|end| end.map_err(Failure::Auth));
         }

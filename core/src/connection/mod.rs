@@ -3,11 +3,18 @@
 //! Everything here works on a descriptor that somebody else owns, and may be called again after it was interrupted or late: what was
 //! sent and received so far is in the caller's hands. Nothing is locked: who lets several threads send, or receive, on
 //! one stream has a lock for each of the two.
+//!
+//! A [`Listener`] takes connections in, and [`Connecting`] makes them.
 
 mod authentication;
+mod client;
+mod listener;
 mod stream;
 
+pub use crate::sys::socket::Address;
 pub use authentication::Authentication;
+pub use client::Connecting;
+pub use listener::{Accepted, Admission, GUEST_TIME, GUESTS_MAX, Listener, Refused};
 pub use stream::{Received, receive, receive_into, send};
 
 use crate::Error;

@@ -2,7 +2,7 @@
 
 use super::demand;
 use crate::{Deadline, Result};
-use rustix::event::{PollFd, Timespec};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// The first number behind those of the standard streams.
@@ -37,4 +37,25 @@ pub(crate) fn poll(descriptors: &mut [PollFd<'_>], deadline: Deadline) -> Result
     let left = deadline.remaining();
     let left = left.and_then(|left| Timespec::try_from(left).ok());
     demand("poll", || rustix::event::poll(descriptors, left.as_ref()))
+}
+
+/// Waits until some of the descriptors can be read, or will say at once why not, and tells which, by their places; none once the
+/// deadline has passed.
+pub(crate) fn readable<'fd>(
+    descriptors: impl IntoIterator<Item = BorrowedFd<'fd>>,
+    deadline: Deadline,
+) -> Result<Vec<usize>> {
+    let each = descriptors.into_iter();
+    let mut polled: Vec<_> = each
+        .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN))
+        .collect();
+    poll(&mut polled, deadline)?;
+    let places = polled.iter().enumerate();
+    let ready = places.filter(|(_, one)| !one.revents().is_empty());
+    Ok(ready.map(|(place, _)| place).collect())
+}
+
+/// Waits for nothing but the deadline, or a signal.
+pub(crate) fn pause(deadline: Deadline) -> Result<()> {
+    poll(&mut [], deadline).map(|_| ())
 }

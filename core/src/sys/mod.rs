@@ -25,6 +25,7 @@ pub mod refuse;
 pub(crate) mod robust;
 #[cfg(simulated)]
 pub mod simulation;
+pub mod socket;
 pub(crate) mod stream;
 pub(crate) mod word;
 

@@ -187,7 +187,7 @@ impl Role {
 ///
 /// Python: `deliver_challenge`, `answer_challenge`.
 pub struct Handshake<'k> {
-    key: &'k [u8],
+    key: Cow<'k, [u8]>,
     terms: Terms,
     /// What the peer has to digest.
     challenge: Vec<u8>,
@@ -210,7 +210,7 @@ impl<'k> Handshake<'k> {
     /// random numbers, and serve once.
     #[must_use]
     pub fn begin(
-        key: &'k [u8],
+        key: impl Into<Cow<'k, [u8]>>,
         terms: Terms,
         mut nonce: [u8; NONCE_BYTES],
     ) -> (Self, Option<Vec<u8>>) {
@@ -218,7 +218,7 @@ impl<'k> Handshake<'k> {
             nonce[..TAG_BYTES].copy_from_slice(tag);
         }
         let handshake = Self {
-            key,
+            key: key.into(),
             terms,
             challenge: [&prefix(terms.digest), &nonce[..]].concat(),
             plan: terms.role.plan(),
@@ -279,7 +279,7 @@ impl<'k> Handshake<'k> {
         if length != digest.size_bytes() {
             return Err(AuthError::WrongLength { digest, length });
         }
-        let is_right = digest.is(claimed, self.key, &self.challenge);
+        let is_right = digest.is(claimed, &self.key, &self.challenge);
         is_right.then_some(()).ok_or(AuthError::WrongDigest)
     }
 
@@ -298,11 +298,11 @@ impl<'k> Handshake<'k> {
         }
         if is_legacy(challenge) {
             self.allow(Digest::Md5)?;
-            return Ok(Digest::Md5.of(self.key, challenge));
+            return Ok(Digest::Md5.of(&self.key, challenge));
         }
         let (digest, _) = digest_and_rest(challenge)?;
         self.allow(digest)?;
-        Ok([prefix(digest), digest.of(self.key, challenge)].concat())
+        Ok([prefix(digest), digest.of(&self.key, challenge)].concat())
     }
 
     fn allow(&mut self, digest: Digest) -> Result<(), AuthError> {
