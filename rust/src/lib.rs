@@ -19,7 +19,10 @@ mod tree;
 /// The crate whose [`Pod`](bytemuck::Pod) says what shared data may be.
 pub use bytemuck;
 pub use child::{init, init_with};
-pub use connection::{Connection, Pipe, RecvError, SendError, one_way_pipe, pipe};
+pub use connection::{
+    AcceptError, Address, Client, Connection, Listener, ListenerBuilder, Pipe, RecvError,
+    SendError, one_way_pipe, pipe,
+};
 pub use error::{Error, ErrorKind, GetError, JoinError, PutError, RemoteError, Result, TaskError};
 pub use pool::{Apply, AsyncResult, Imap, MapResult, Pool};
 pub use process::{

@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
 }
 
 /// The options that each verb takes; `WORD` stands for the filter.
-const TAKEN: [(&str, &[&str]); 10] = [
+const TAKEN: [(&str, &[&str]); 11] = [
     ("demo", &["--quick", "--python"]),
     ("test", &["WORD"]),
     ("crash", &[]),
@@ -24,6 +24,7 @@ const TAKEN: [(&str, &[&str]); 10] = [
     ("ci", &[]),
     ("bench", &["--quick", "WORD"]),
     ("conformance", &["--python", "--method", "WORD"]),
+    ("interop", &[]),
     ("planted", &["WORD"]),
     ("build-python", &[]),
     ("wheel", &["--python"]),

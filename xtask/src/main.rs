@@ -13,6 +13,7 @@ mod bench;
 mod check;
 mod conformance;
 mod demo;
+mod interop;
 mod planted;
 mod python;
 mod report;
@@ -39,10 +40,13 @@ cargo xtask VERB
                                 how many of each, and which stores were not reached
   check                         formatting, clippy, documentation, the rules of the house (tidy), and whether the
                                 planted bugs still apply
-  ci                            check, demo --quick on each interpreter, a bounded conformance run, test: what CI runs
+  ci                            check, demo --quick on each interpreter, a bounded conformance run, test, interop: what CI
+                                runs
   bench [--quick] [WORD]        both faces beside their peers and the bare limits
   conformance [--python P] [--method fork|spawn|forkserver] [WORD]
                                 CPython's own suite on the package
+  interop                       every kind of peer with every other: Rust, the Python face and stock Pythons, as client and as
+                                server, both families, right and wrong keys
   planted [WORD]                deliberate mistakes, each in a copy of the sources; some test must find it
   build-python                  the extension module, put where `import procession` finds it
   wheel [--python P]            a wheel of the Python face, in target/wheels
@@ -77,6 +81,7 @@ fn perform(verb: &str, arguments: &Arguments) -> (Option<Tally>, Step) {
     let counted = match verb {
         "test" => suite::perform(arguments.word.as_deref()),
         "crash" => suite::crash(),
+        "interop" => interop::perform(),
         "ci" => ci(),
         _ => return (None, uncounted(verb, arguments)),
     };
@@ -110,6 +115,8 @@ fn ci() -> (Tally, Step) {
         ("conformance", conformance::bounded()),
     ];
     let (mut tally, tests) = suite::perform(None);
+    let (talks, interop) = interop::perform();
+    tally += talks;
     // A part that failed counts too: a log that ends with none failed means that all is well.
     tally.failed += uncounted
         .iter()
@@ -117,7 +124,7 @@ fn ci() -> (Tally, Step) {
         .sum::<u64>();
     let failures = uncounted
         .into_iter()
-        .chain([("test", tests)])
+        .chain([("test", tests), ("interop", interop)])
         .filter_map(|(name, result)| Some(format!("{name}: {}", result.err()?.0)));
     (tally, Failed::unless_empty(failures))
 }

@@ -8,7 +8,7 @@ use crate::sys::descriptor::{pause, readable};
 use crate::sys::socket::{self, Address, Came, FileIdentity};
 use crate::wire::{Authenticated, Terms};
 use crate::{Deadline, Error, Result, deadline, sys};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -266,6 +266,13 @@ impl Listener {
         let until = until.unwrap_or_else(|| Deadline::after(SHORTAGE_TIME));
         hall.shortage = (!until.passed()).then_some(until);
         hall.shortage.map(|_| ()).ok_or(error)
+    }
+}
+
+impl AsFd for Listener {
+    /// Can be read from when somebody has come.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

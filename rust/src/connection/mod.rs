@@ -1,16 +1,23 @@
 //! Connections: values and bytes between two ends.
 //!
-//! [`pipe`](pipe()) makes both ends in this tree of processes. What is sent is one of CPython's frames
+//! [`pipe`](pipe()) makes both ends in this tree of processes; a [`Listener`] and a [`Client`] make one each, anywhere. What is sent is one of CPython's frames
 //! (`docs/wire.md`), so that a connection of bytes may have a stock Python at its other end.
 
+mod access;
+mod address;
+mod client;
 mod error;
+mod listener;
 mod parcel;
 pub(crate) mod passing;
 mod pipe;
 mod transport;
 mod turn;
 
+pub use address::Address;
+pub use client::Client;
 pub use error::{RecvError, SendError};
+pub use listener::{AcceptError, Listener, ListenerBuilder};
 pub use pipe::{Pipe, one_way_pipe, pipe};
 
 use crate::codec;
@@ -87,6 +94,15 @@ impl<S: ?Sized, R: ?Sized> Connection<S, R> {
             transport: Arc::new(transport),
             values: PhantomData,
         }
+    }
+
+    /// Where the other end is: of one that was accepted, where it came from, and `None` if that has no name; of one that was
+    /// made by a [`Client`], the listener. `None` for a pipe, and in a process that was given it.
+    ///
+    /// Python: `Listener.last_accepted`.
+    #[must_use]
+    pub fn peer(&self) -> Option<&Address> {
+        self.transport.peer()
     }
 
     /// Whether something can be received without waiting, or the other end is gone. One system call.

@@ -1,5 +1,6 @@
 //! How messages get from one end to the other: the one place that knows that it is a stream of bytes.
 
+use super::Address;
 use super::turn::Turn;
 use crate::error::{Error, ErrorKind, Result};
 use procession_core::connection::{self, Failure, Received};
@@ -26,6 +27,8 @@ pub(crate) struct Terms {
 pub(crate) struct Transport {
     descriptor: OwnedFd,
     terms: Terms,
+    /// Where the other end is, if that has an address.
+    peer: Option<Address>,
     sending: Turn<Sending>,
     receiving: Turn<Decoder>,
 }
@@ -71,6 +74,7 @@ impl Transport {
         Self {
             descriptor,
             terms,
+            peer: None,
             sending: Turn::new(Sending::Between),
             receiving: Turn::new(Decoder::new(terms.limit)),
         }
@@ -84,6 +88,15 @@ impl Transport {
             Error::new(ErrorKind::Os, text)
         })?;
         Ok((Self::new(one.into(), terms), Self::new(other.into(), terms)))
+    }
+
+    pub(super) fn with_peer(mut self, peer: Option<Address>) -> Self {
+        self.peer = peer;
+        self
+    }
+
+    pub(super) fn peer(&self) -> Option<&Address> {
+        self.peer.as_ref()
     }
 
     pub(crate) fn terms(&self) -> Terms {
@@ -181,7 +194,7 @@ impl AsFd for Transport {
 }
 
 /// Calls the core, and again whenever a signal handler ran meanwhile.
-fn retry<T>(mut call: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+pub(super) fn retry<T>(mut call: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
     loop {
         match call() {
             Err(Failure::System(Core::Interrupted)) => {}

@@ -6,6 +6,7 @@
 )]
 
 mod connection;
+mod listener;
 mod lock;
 mod methods;
 mod pool;
