@@ -1,6 +1,6 @@
 //! What Python's `Barrier` is made of, beside its action and its timeout.
 
-use super::{Primitive, get, init, look, open, reduce};
+use super::{get, holds, init, look, open, reduce};
 use crate::blocking;
 use crate::error::raise;
 use procession_core::{Arena, Barrier as Core, Deadline, Error, ObjectName, Passed, Result};
@@ -127,22 +127,4 @@ fn broken(py: Python<'_>) -> PyErr {
         .map_or_else(|error| error, PyErr::from_value)
 }
 
-impl Primitive for Barrier {
-    type Core = Core;
-
-    fn cell(&self) -> &OnceLock<Core> {
-        &self.0
-    }
-
-    fn open(arena: &Arena, name: ObjectName) -> Result<Core> {
-        Core::open(arena, name)
-    }
-
-    fn escape(core: &Core) -> Result<ObjectName> {
-        core.escape()
-    }
-
-    fn name(core: &Core) -> ObjectName {
-        core.name()
-    }
-}
+holds!(Barrier, Core);

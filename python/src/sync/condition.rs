@@ -1,6 +1,6 @@
 //! What Python's `Condition` is made of, beside its lock.
 
-use super::{Primitive, get, init, look, open, reduce};
+use super::{get, holds, init, look, open, reduce};
 use crate::blocking;
 use procession_core::{Arena, Condition as Core, ObjectName, Result};
 use pyo3::prelude::*;
@@ -71,22 +71,4 @@ impl Waiters {
     }
 }
 
-impl Primitive for Waiters {
-    type Core = Core;
-
-    fn cell(&self) -> &OnceLock<Core> {
-        &self.0
-    }
-
-    fn open(arena: &Arena, name: ObjectName) -> Result<Core> {
-        Core::open(arena, name)
-    }
-
-    fn escape(core: &Core) -> Result<ObjectName> {
-        core.escape()
-    }
-
-    fn name(core: &Core) -> ObjectName {
-        core.name()
-    }
-}
+holds!(Waiters, Core);

@@ -1,6 +1,6 @@
 //! `Event`.
 
-use super::{Primitive, get, init, look, open, reduce};
+use super::{get, holds, init, look, open, reduce};
 use crate::blocking;
 use crate::error::raise;
 use procession_core::{Arena, Event as Core, ObjectName, Result};
@@ -62,22 +62,4 @@ impl Event {
     }
 }
 
-impl Primitive for Event {
-    type Core = Core;
-
-    fn cell(&self) -> &OnceLock<Core> {
-        &self.0
-    }
-
-    fn open(arena: &Arena, name: ObjectName) -> Result<Core> {
-        Core::open(arena, name)
-    }
-
-    fn escape(core: &Core) -> Result<ObjectName> {
-        core.escape()
-    }
-
-    fn name(core: &Core) -> ObjectName {
-        core.name()
-    }
-}
+holds!(Event, Core);

@@ -1,6 +1,6 @@
 //! `Lock`.
 
-use super::{Primitive, acquire, get, init, look, open, reduce};
+use super::{acquire, get, holds, init, look, open, reduce};
 use crate::blocking;
 use crate::entry::{Fast, Slow};
 use crate::error::raise;
@@ -104,25 +104,7 @@ impl Lock {
     }
 }
 
-impl Primitive for Lock {
-    type Core = Core;
-
-    fn cell(&self) -> &OnceLock<Core> {
-        &self.0
-    }
-
-    fn open(arena: &Arena, name: ObjectName) -> Result<Core> {
-        Core::open(arena, name)
-    }
-
-    fn escape(core: &Core) -> Result<ObjectName> {
-        core.escape()
-    }
-
-    fn name(core: &Core) -> ObjectName {
-        core.name()
-    }
-}
+holds!(Lock, Core);
 
 impl Fast for Lock {
     #[inline]

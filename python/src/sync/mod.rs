@@ -43,6 +43,32 @@ pub(crate) trait Primitive: PyClass<Frozen = True> + Sync {
     fn name(core: &Self::Core) -> ObjectName;
 }
 
+/// Says which primitive of the core a class holds, in its only field.
+macro_rules! holds {
+    ($class:ty, $core:ty) => {
+        impl $crate::sync::Primitive for $class {
+            type Core = $core;
+
+            fn cell(&self) -> &OnceLock<$core> {
+                &self.0
+            }
+
+            fn open(arena: &Arena, name: ObjectName) -> Result<$core> {
+                <$core>::open(arena, name)
+            }
+
+            fn escape(core: &$core) -> Result<ObjectName> {
+                core.escape()
+            }
+
+            fn name(core: &$core) -> ObjectName {
+                core.name()
+            }
+        }
+    };
+}
+use holds;
+
 /// The primitive, once `__init__` has made it.
 #[inline]
 fn get<T: Primitive>(object: &T) -> PyResult<&T::Core> {

@@ -1,6 +1,6 @@
 //! `RLock`.
 
-use super::{Primitive, acquire, get, init, look, open, reduce};
+use super::{acquire, get, holds, init, look, open, reduce};
 use crate::blocking;
 use crate::entry::{Fast, Slow};
 use crate::error::raise;
@@ -116,25 +116,7 @@ fn not_owned(error: Error) -> PyErr {
     }
 }
 
-impl Primitive for RLock {
-    type Core = Core;
-
-    fn cell(&self) -> &OnceLock<Core> {
-        &self.0
-    }
-
-    fn open(arena: &Arena, name: ObjectName) -> Result<Core> {
-        Core::open(arena, name)
-    }
-
-    fn escape(core: &Core) -> Result<ObjectName> {
-        core.escape()
-    }
-
-    fn name(core: &Core) -> ObjectName {
-        core.name()
-    }
-}
+holds!(RLock, Core);
 
 impl Fast for RLock {
     #[inline]

@@ -1,6 +1,6 @@
 //! `Semaphore` and `BoundedSemaphore`.
 
-use super::{Primitive, get, init, look, open, reduce};
+use super::{get, holds, init, look, open, reduce};
 use crate::blocking;
 use crate::entry::{Fast, Slow};
 use crate::error::raise;
@@ -164,25 +164,7 @@ fn give(py: Python<'_>, core: &Core, permit: Permit) -> PyResult<()> {
     }
 }
 
-impl Primitive for Semaphore {
-    type Core = Core;
-
-    fn cell(&self) -> &OnceLock<Core> {
-        &self.0
-    }
-
-    fn open(arena: &Arena, name: ObjectName) -> Result<Core> {
-        Core::open(arena, name)
-    }
-
-    fn escape(core: &Core) -> Result<ObjectName> {
-        core.escape()
-    }
-
-    fn name(core: &Core) -> ObjectName {
-        core.name()
-    }
-}
+holds!(Semaphore, Core);
 
 impl Fast for Semaphore {
     #[inline]
