@@ -114,13 +114,13 @@ fn stop(child: &mut Child, limit: Duration) {
     let _ = child.kill();
 }
 
-/// Runs a command to its end and shows what it says, counting the tests in it.
+/// Runs a command to its end and shows what it says, each line behind a mark, counting the tests in it.
 ///
 /// Standard output and standard error share a pipe, so that they stay in order. A process that the command left
 /// behind may hold that pipe open for ever: it is listened to for two more seconds. A command that doesn't end is killed.
-pub(crate) fn counted(mut command: Command) -> (Tally, Step) {
+pub(crate) fn counted(mut command: Command, mark: &str) -> (Tally, Step) {
     let shown = show(&command);
-    println!("$ {shown}");
+    println!("{mark}$ {shown}");
     let begin = Instant::now();
     let mut tally = Tally::default();
     let spawned = std::io::pipe().and_then(|(reader, writer)| {
@@ -150,7 +150,7 @@ pub(crate) fn counted(mut command: Command) -> (Tally, Step) {
         match lines.recv_timeout(Duration::from_millis(100)) {
             Ok(line) => {
                 let line = String::from_utf8_lossy(&line);
-                println!("{line}");
+                println!("{mark}{line}");
                 tally.read(&line);
             }
             Err(RecvTimeoutError::Disconnected) => break,
@@ -277,7 +277,7 @@ mod tests {
             "-c",
             "echo 'Ran 3 tests in 0.1s' >&2; echo 'FAILED (failures=1)'",
         ]);
-        let (tally, result) = counted(command);
+        let (tally, result) = counted(command, "");
         assert_eq!((tally.passed, tally.failed), (2, 1));
         assert_eq!(result, Ok(()));
     }
@@ -286,7 +286,7 @@ mod tests {
     fn a_process_left_behind_does_not_hold_us_up() {
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 5 & echo 'Ran 1 test in 0.1s'"]);
-        assert_eq!(counted(command).0.passed, 1);
+        assert_eq!(counted(command, "").0.passed, 1);
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use crate::python::{self, Interpreter};
 use crate::run::{Failed, Step, cargo, counted, root, succeeds, target, with_flags};
 use crate::tally::Tally;
+use std::panic::resume_unwind;
 use std::process::Command;
+use std::thread::ScopedJoinHandle;
+use std::time::SystemTime;
 
 /// What unittest exits with, from 3.12 on, when it ran no test.
 const NO_TESTS: &str = "exit status: 5";
@@ -25,8 +28,7 @@ const WITHOUT_CALLS: [&str; 6] = [
 pub(crate) fn perform(word: Option<&str>) -> (Tally, Step) {
     let mut total = Tally::default();
     let mut failures = Vec::new();
-    let mut run = |command: Command| {
-        let (tally, result) = counted(command);
+    let mut note = |(tally, result): (Tally, Step)| {
         total += tally;
         match result {
             // A filter may leave an interpreter nothing to run.
@@ -39,26 +41,21 @@ pub(crate) fn perform(word: Option<&str>) -> (Tally, Step) {
             Ok(()) => {}
         }
     };
-    run(workspace(word));
-    run(crash_walk(word));
-    run(models(word));
+    note(counted(workspace(word), ""));
+    note(counted(crash_walk(word), ""));
+    note(counted(models(word), ""));
+    if word.is_none() {
+        note(counted(hostile_peers(), ""));
+    }
     // It takes one filter: its own.
     match (word, miri()) {
-        (None, Some(command)) => run(command),
+        (None, Some(command)) => note(counted(command, "")),
         (None, None) => println!("skipped: the toolchain {MIRI} has no miri on this machine"),
         (Some(_), _) => {}
     }
     match python::build().and_then(|()| Interpreter::all()) {
-        Ok(interpreters) => {
-            for interpreter in interpreters {
-                println!("Python {}:", interpreter.version);
-                run(face(&interpreter, word));
-            }
-        }
-        Err(Failed(why)) => {
-            total.failed += 1;
-            failures.push(why);
-        }
+        Ok(interpreters) => faces(&interpreters, word).into_iter().for_each(note),
+        Err(why) => note((Tally::default(), Err(why))),
     }
     (total, Failed::unless_empty(failures))
 }
@@ -86,7 +83,7 @@ fn crash_walk(word: Option<&str>) -> Command {
 pub(crate) fn crash() -> (Tally, Step) {
     let mut command = crash_walk(None);
     command.args(["--test", "it", "--", "crash::", "steps::", "--show-output"]);
-    counted(command)
+    counted(command, "")
 }
 
 /// The models of the engine, which explore every order of events (`core/src/sys/model`). Optimised, since loom plays each
@@ -96,6 +93,16 @@ fn models(word: Option<&str>) -> Command {
     command.arg(word.unwrap_or("::orders::"));
     with_flags(&mut command, "RUSTFLAGS", "--cfg loom");
     command.env("CARGO_TARGET_DIR", target().join("loom"));
+    command
+}
+
+/// The tests of what hostile peers send, for longer, and each time from another seed, which they print.
+fn hostile_peers() -> Command {
+    let mut command = cargo(&["test", "--package", "procession-core", "--test", "wire"]);
+    command.args(["hostile::", "--", "--show-output"]);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let seed = now.unwrap_or_default().as_secs();
+    command.env("SEED", seed.to_string()).env("SECONDS", "20");
     command
 }
 
@@ -117,6 +124,23 @@ fn miri() -> Option<Command> {
     with_flags(&mut command, "MIRIFLAGS", "-Zmiri-disable-isolation");
     command.env("SEEDS", "2");
     Some(command)
+}
+
+/// The Python face's tests on all interpreters at once: they are asleep half of the time. Each line of the output says whose it is.
+fn faces(interpreters: &[Interpreter], word: Option<&str>) -> Vec<(Tally, Step)> {
+    std::thread::scope(|scope| {
+        let running: Vec<_> = interpreters
+            .iter()
+            .map(|interpreter| {
+                let mark = format!("{} | ", interpreter.version);
+                scope.spawn(move || counted(face(interpreter, word), &mark))
+            })
+            .collect();
+        let ended = running.into_iter().map(ScopedJoinHandle::join);
+        ended
+            .map(|one| one.unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
+    })
 }
 
 /// The Python face's tests on one interpreter. A test that hangs must not hang the run: each file has its own

@@ -1,7 +1,8 @@
 //! Hostile bytes: whatever a peer sends, neither the decoder nor an end of a handshake panics, hangs, allocates for what didn't
 //! come, or takes a peer without the key for one that has it.
 //!
-//! The bytes are real exchanges, changed as a seed has it; it is printed, and `SEED`, `CASE` and `CASES` replay.
+//! The bytes are real exchanges, changed as a seed has it; it is printed, and `SEED` and `CASE` replay. `CASES` is how many, or `SECONDS`
+//! how long.
 
 use crate::captures::{Exchange, exchanges, messages};
 use crate::counting::peak_of;
@@ -9,6 +10,7 @@ use crate::exercise::{LATEST, attack, converse, expected, filled, pulled, pushed
 use crate::random::Random;
 use procession_core::wire::frame::AHEAD_MAX;
 use procession_core::wire::{Role, Terms};
+use std::time::{Duration, Instant};
 
 /// Cases in a usual run, of each.
 const CASES: u64 = 50_000;
@@ -17,20 +19,27 @@ const ATTACK_BYTES: usize = 64 << 10;
 
 /// Runs cases from a seed; after a failure this says which one it was.
 fn run(name: &str, mut case: impl FnMut(&mut Random)) {
-    let number = |name, default| {
-        let text = std::env::var(name).ok();
-        text.map_or(default, |text| text.parse().expect("a number"))
-    };
-    let seed = number("SEED", 6);
-    let first = number("CASE", 0);
-    let is_one = std::env::var("CASE").is_ok();
-    let cases = number("CASES", if is_one { 1 } else { CASES });
-    println!("{name}: SEED={seed}, {cases} cases from CASE={first}");
-    for number in first..first + cases {
+    let seed = number("SEED").unwrap_or(6);
+    let first = number("CASE");
+    let usual = if first.is_some() { 1 } else { CASES };
+    let most = number("CASES").unwrap_or(usual);
+    let time = number("SECONDS").map(Duration::from_secs);
+    let begin = Instant::now();
+    let is_enough = |cases| time.map_or(cases == most, |time| begin.elapsed() >= time);
+    let mut cases = 0;
+    while !is_enough(cases) {
+        let number = first.unwrap_or(0) + cases;
         let told = Told { seed, number };
         case(&mut Random::of_case(seed, number));
         std::mem::forget(told);
+        cases += 1;
     }
+    println!("{name}: SEED={seed}, {cases} cases");
+}
+
+/// A number of the environment's.
+fn number(name: &str) -> Option<u64> {
+    Some(std::env::var(name).ok()?.parse().expect("a number"))
 }
 
 /// Says on the way out of a panic what to set.
