@@ -90,12 +90,17 @@ class Case(unittest.TestCase):
             cls.addClassCleanup(forkserver._forkserver._stop)
 
     def setUp(self):
-        faulthandler.dump_traceback_later(WATCHDOG, exit=True)
+        self.go_on()
         self.addCleanup(faulthandler.cancel_dump_traceback_later)
         self.enterContext(warnings.catch_warnings())
         # The watchdog is a thread, and 3.12 warns of forks among threads.
         warnings.filterwarnings('ignore', '.*use of fork', DeprecationWarning)
         self.context = procession.get_context(self.method)
+
+    @staticmethod
+    def go_on():
+        """The watchdog begins again: for what is long on a loaded machine, and did a part of it."""
+        faulthandler.dump_traceback_later(WATCHDOG, exit=True)
 
     def process(self, target=None, *args, **options):
         """A process that isn't started; it doesn't outlive the test."""

@@ -82,7 +82,8 @@ fn run(interpreters: &[Interpreter], methods: &[&str], options: &[&str], words: 
         println!("Python {}:", interpreter.version);
         let mut command = interpreter.command();
         command.arg(root().join("python/tests/conformance/run.py"));
-        command.args(options);
+        // Its tests sleep most of the time.
+        command.args(["--jobs", "2"]).args(options);
         for method in methods {
             command.args(["--method", method]);
         }
