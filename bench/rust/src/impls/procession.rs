@@ -6,9 +6,12 @@ use crate::pool::{PoolKind, arg, task};
 use crate::recovery::{self, RecoveryKind, after_a_kill};
 use crate::start::StartKind;
 use crate::sys::now_ns;
-use procession::{JoinError, LockError, Pool, Process, Queue, StartMethod};
+use procession::{
+    Connection, JoinError, LockError, Pool, Process, Queue, StartMethod, one_way_pipe,
+};
 use serde_bytes::ByteBuf;
 use std::collections::VecDeque;
+use std::convert::Infallible;
 
 pub fn init() {
     procession::init();
@@ -110,6 +113,93 @@ fn bytes(_: ChanCfg) -> Result<Box<dyn Channel>, String> {
         .map_err(|error| error.to_string())
 }
 
+/// A pipe that goes one way, of values or of bytes: each end is for one process.
+struct Pipe<T: ?Sized + 'static> {
+    receiver: Connection<Infallible, T>,
+    sender: Connection<T, Infallible>,
+}
+
+/// One end, and what it needs for each message.
+struct End<C, B>(C, B);
+
+impl Sender for End<Connection<ByteBuf, Infallible>, ByteBuf> {
+    fn send(&mut self, bytes: &[u8]) {
+        self.1.clear();
+        self.1.extend_from_slice(bytes);
+        self.0.send(&self.1).unwrap();
+    }
+}
+
+impl Receiver for End<Connection<Infallible, ByteBuf>, ByteBuf> {
+    fn recv(&mut self, f: &mut dyn FnMut(&[u8])) {
+        f(&self.0.recv().unwrap());
+    }
+}
+
+impl Sender for End<Connection<Rec, Infallible>, ByteBuf> {
+    fn send(&mut self, _: &[u8]) {
+        unreachable!("a typed channel");
+    }
+    fn send_rec(&mut self, record: &Rec) {
+        self.0.send(record).unwrap();
+    }
+}
+
+impl Receiver for End<Connection<Infallible, Rec>, ByteBuf> {
+    fn recv(&mut self, _: &mut dyn FnMut(&[u8])) {
+        unreachable!("a typed channel");
+    }
+    fn recv_rec(&mut self) -> Rec {
+        self.0.recv().unwrap()
+    }
+}
+
+impl Sender for End<Connection<[u8], Infallible>, ByteBuf> {
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.send_bytes(bytes).unwrap();
+    }
+}
+
+impl Receiver for End<Connection<Infallible, [u8]>, ByteBuf> {
+    fn recv(&mut self, f: &mut dyn FnMut(&[u8])) {
+        self.0.recv_bytes_into(&mut self.1).unwrap();
+        f(&self.1);
+    }
+}
+
+impl<T: ?Sized + 'static> Channel for Pipe<T>
+where
+    End<Connection<T, Infallible>, ByteBuf>: Sender,
+    End<Connection<Infallible, T>, ByteBuf>: Receiver,
+{
+    fn sender(&mut self, _: usize) -> Box<dyn Sender> {
+        Box::new(End(self.sender.clone(), ByteBuf::new()))
+    }
+    fn receiver(&mut self, _: usize) -> Box<dyn Receiver> {
+        Box::new(End(self.receiver.clone(), ByteBuf::new()))
+    }
+}
+
+/// An end in several processes is no queue.
+fn pipe<T: ?Sized + 'static>(config: ChanCfg) -> Result<Box<dyn Channel>, String>
+where
+    Pipe<T>: Channel,
+{
+    if config.producers > 1 || config.consumers > 1 {
+        return Err("one sender, one receiver".into());
+    }
+    let (receiver, sender) = one_way_pipe().map_err(|error| error.to_string())?;
+    Ok(Box::new(Pipe::<T> { receiver, sender }))
+}
+
+fn typed_pipe(config: ChanCfg) -> Result<Box<dyn Channel>, String> {
+    if config.typed {
+        pipe::<Rec>(config)
+    } else {
+        pipe::<ByteBuf>(config)
+    }
+}
+
 pub fn transports() -> Vec<Transport> {
     let transport = |name, typed, open| Transport {
         name,
@@ -120,6 +210,8 @@ pub fn transports() -> Vec<Transport> {
     vec![
         transport("procession Queue<[u8]>", false, bytes),
         transport("procession Queue<T>", true, typed),
+        transport("procession Connection<[u8]>", false, pipe::<[u8]>),
+        transport("procession Connection<T>", true, typed_pipe),
     ]
 }
 
