@@ -4,6 +4,7 @@ use crate::error::{Result, retry};
 use crate::tree::arena;
 use procession_core::{Arena, Carried, Naming, ObjectName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use std::cell::Cell;
 
 /// Encodes a message for a queue, and gives the objects that it names: held, until the queue has it.
 #[inline]
@@ -25,12 +26,35 @@ pub(crate) fn serialize<S: Serializer>(
     (name.offset, name.serial).serialize(serializer)
 }
 
+thread_local! {
+    /// While a message is decoded that may come from another tree, where names mean something else.
+    static FOREIGN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Decodes a message that may come from another tree: names in it are refused.
+pub(crate) fn foreign<R>(decode: impl FnOnce() -> R) -> R {
+    /// Decoding may panic.
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            FOREIGN.set(self.0);
+        }
+    }
+    let _before = Before(FOREIGN.replace(true));
+    decode()
+}
+
 /// Opens the object whose name is decoded.
 pub(crate) fn deserialize<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     open: impl Fn(&Arena, ObjectName) -> procession_core::Result<T>,
 ) -> Result<T, D::Error> {
+    const FROM_ELSEWHERE: &str =
+        "it names an object of a tree of processes, and may come from another one";
     let (offset, serial) = Deserialize::deserialize(deserializer)?;
+    if FOREIGN.get() {
+        return Err(de::Error::custom(FROM_ELSEWHERE));
+    }
     let arena = arena().map_err(de::Error::custom)?;
     retry(|| open(arena, ObjectName { offset, serial })).map_err(de::Error::custom)
 }

@@ -224,7 +224,13 @@ impl<S: ?Sized, R: DeserializeOwned> Connection<S, R> {
         let in_tree = self.transport.terms().in_tree;
         // What it names is held until it is decoded, which opens it.
         let (_carried, value) = parcel::open(&message, in_tree).map_err(RecvError::Failed)?;
-        codec::decode_all(value).map_err(RecvError::Failed)
+        let decode = || codec::decode_all(value);
+        let decoded = if in_tree {
+            decode()
+        } else {
+            names::foreign(decode)
+        };
+        decoded.map_err(RecvError::Failed)
     }
 }
 

@@ -244,6 +244,15 @@ fn what_cannot_go_is_told_of_and_stays() {
     let abroad = Connection::<Lock, ()>::from(OwnedFd::from(one));
     let error = procession::Error::from(abroad.send(&Lock::new().unwrap()).unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Misuse);
+    // Nor is it taken from there, even if somebody knows its name.
+    let (one, other) = UnixStream::pair().unwrap();
+    let (stranger, lock) = (
+        Connection::<(u64, u64), ()>::from(OwnedFd::from(one)),
+        Connection::<(), Lock>::from(OwnedFd::from(other)),
+    );
+    stranger.send(&(4096, 1)).unwrap();
+    let error = procession::Error::from(lock.recv().unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Encoding);
     // A message that has begun to arrive can't be finished by another process.
     let (mut peer, stream) = UnixStream::pair().unwrap();
     let connection = Connection::<[u8]>::from(OwnedFd::from(stream));
