@@ -23,10 +23,10 @@ pub mod wire;
 pub use deadline::Deadline;
 pub use error::{Error, Result};
 pub use process::{Child, ExitStatus, ForkServer, Parent, Setting, Spec, Starting};
-pub use queue::{Claim, Extent, Message, Put, Queue, Taken};
+pub use queue::{Claim, Message, Put, Queue, Taken};
 pub use shm::{
-    Adoption, Arena, Bytes, Carried, Census, ChildSlot, Memory, NamedMemory, Naming, ObjectName,
-    Place,
+    Adoption, Arena, Bytes, Carried, Census, ChildSlot, Extent, Memory, NamedMemory, Naming,
+    ObjectName, Place,
 };
 pub use sync::{
     Acquired, Barrier, Condition, Event, Lock, PERMITS_MAX, Party, Passed, Permit, RLock,

@@ -9,12 +9,14 @@
 mod authentication;
 mod client;
 mod listener;
+mod pipe;
 mod stream;
 
 pub use crate::sys::socket::Address;
 pub use authentication::Authentication;
 pub use client::Connecting;
 pub use listener::{Accepted, Admission, GUEST_TIME, GUESTS_MAX, Listener, Refused};
+pub use pipe::{Landed, PipeEnd, pipe};
 pub use stream::{Received, receive, receive_into, send};
 
 use crate::Error;

@@ -13,8 +13,7 @@
 //! ```
 
 use super::{TaskId, WorkerId};
-use crate::queue::Extent;
-use crate::shm::{Arena, ObjectName};
+use crate::shm::{Arena, Extent, ObjectName};
 use crate::{Carried, Claim, Deadline, Error, Queue, Result};
 
 /// Tags from here on are notices, not answers.

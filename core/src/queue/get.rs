@@ -2,13 +2,13 @@
 
 use super::bell::Rung;
 use super::layout::{self, End, HEADER, POSITION, QueueState, Record, repair_get};
-use super::message::{Extent, Message, Taken};
+use super::message::{Message, Taken};
 use super::put::patient;
 use super::{Claim, Queue, names, tasks};
-use crate::shm::Carried;
 use crate::shm::blocks;
 use crate::shm::layout::index;
 use crate::shm::robust::Held;
+use crate::shm::{Carried, Extent};
 use crate::sys::word::{Acquire, Cell, Relaxed, Release};
 use crate::{Deadline, Error, Result};
 
@@ -290,13 +290,7 @@ impl Queue {
         if run != 0 {
             self.takes_over(run)?;
             get.run.store(0, Relaxed);
-            let arena = self.handle.arena().clone();
-            extent = Some(Extent {
-                arena,
-                offset: run,
-                start,
-                length: bytes,
-            });
+            extent = Some(Extent::new(self.handle.arena(), run, start, bytes));
         }
         let carried = std::mem::take(carried);
         let taken = Taken {

@@ -18,7 +18,7 @@ mod put;
 mod tasks;
 
 pub use claim::Claim;
-pub use message::{Extent, Message, Taken};
+pub use message::{Message, Taken};
 pub use put::Put;
 
 use crate::shm::Arena;

@@ -4,8 +4,7 @@ use super::bell::Rung;
 use super::layout::{self, HEADER, INLINE_MAX, QueueState, Record, SEGMENT};
 use super::{Queue, layout::repair_put, names};
 use crate::shm::Carried;
-use crate::shm::arena::Member;
-use crate::shm::blocks;
+use crate::shm::extent::Run;
 use crate::shm::robust::{Held, LOOK_AGAIN};
 use crate::sys::clock;
 use crate::sys::word::{Acquire, Cell, Relaxed, Release};
@@ -30,35 +29,6 @@ enum Room {
     None,
     /// A consumer died inside: what it left must be repaired first, without the lock.
     Unsettled,
-}
-
-/// A run that this process owns: freed when it is dropped.
-#[derive(Debug)]
-pub(super) struct Run<'a> {
-    member: &'a Member,
-    pub(super) offset: u64,
-}
-
-impl<'a> Run<'a> {
-    /// A new run; `None` once the deadline has passed.
-    pub(super) fn take(member: &'a Member, bytes: u64, deadline: Deadline) -> Result<Option<Self>> {
-        let taken = blocks::take_run(member, bytes, deadline)?;
-        Ok(taken.map(|offset| Self { member, offset }))
-    }
-
-    /// Gives it to the queue. Under the put lock.
-    pub(super) fn link(self, queue: u64) -> Result<()> {
-        blocks::link(self.member, self.offset, queue)?;
-        std::mem::forget(self);
-        Ok(())
-    }
-}
-
-impl Drop for Run<'_> {
-    fn drop(&mut self) {
-        // What can't be given back now is when this process is gone.
-        let _ = blocks::free_run(self.member, self.offset);
-    }
 }
 
 impl Queue {
@@ -113,11 +83,7 @@ impl Queue {
         let Some(run) = Run::take(member, length, patient(deadline))? else {
             return Ok(Put::Full);
         };
-        let mut at = run.offset;
-        for part in parts {
-            member.windows().write(at, part)?;
-            at += part.len() as u64;
-        }
+        run.fill(parts)?;
         let description = [run.offset.to_le_bytes(), length.to_le_bytes()];
         let parts: [&[u8]; 2] = [&description[0], &description[1]];
         self.put_record(Record::Extent { tag, names }, &parts, Some(run), deadline)

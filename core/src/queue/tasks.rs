@@ -21,8 +21,8 @@
 
 use super::Queue;
 use super::layout::QueueState;
-use super::put::Run;
 use crate::shm::arena::Member;
+use crate::shm::extent::Run;
 use crate::shm::layout::{OBJECT_HEADER, SLOTS};
 use crate::shm::recovery::{self, Gone};
 use crate::shm::robust::{Held, LOOK_AGAIN, RobustLock, in_passing, turn};

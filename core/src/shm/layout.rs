@@ -211,6 +211,7 @@ pub(crate) mod kind {
     pub(crate) const EVENT: u32 = 7;
     pub(crate) const BARRIER: u32 = 8;
     pub(crate) const MEMORY: u32 = 10;
+    pub(crate) const PIPE: u32 = 11;
 }
 
 /// Where the slots begin.

@@ -2,7 +2,7 @@
 //!
 //! From below: [`view`] turns offsets into references and copies bytes; [`layout`] draws what lies where;
 //! [`robust`] is the lock that survives its holder; [`arena`] is this process' membership; [`pages`] and [`blocks`]
-//! give memory out; [`object`] counts who holds what, [`memory`] is the user's bytes; [`carried`] holds what a message
+//! give memory out, [`extent`] is a large message there; [`object`] counts who holds what, [`memory`] is the user's bytes; [`carried`] holds what a message
 //! names, [`naming`] collects it, and [`trace`] ends what no message names any more; [`recovery`] gives back what a dead process held. Their states
 //! and crash tables are in `docs/shm.md`.
 
@@ -13,6 +13,7 @@ mod carried;
 pub(crate) mod check;
 #[cfg(test)]
 pub(crate) mod drawing;
+pub(crate) mod extent;
 mod family;
 pub(crate) mod layout;
 mod memory;
@@ -37,6 +38,7 @@ pub use arena::Arena;
 pub use bytes::Bytes;
 pub use carried::Carried;
 pub use check::Census;
+pub use extent::Extent;
 pub use family::Adoption;
 pub use memory::Memory;
 pub use named::NamedMemory;

@@ -74,8 +74,9 @@ impl Patience {
         self.offer(&ready)
     }
 
-    /// Offers the processor to others until `ready`; false when it gave up.
-    fn offer(&self, ready: impl Fn() -> Result<bool>) -> Result<bool> {
+    /// Offers the processor to others until `ready`; false when it gave up. Where a look costs a system call: pauses are too
+    /// short for one.
+    pub(crate) fn offer(&self, ready: impl Fn() -> Result<bool>) -> Result<bool> {
         let usual = Duration::from_nanos(self.usual.load(Relaxed).into());
         let failures = self.failures.load(Relaxed);
         let is_probe = failures % PROBE_EVERY == PROBE_EVERY - 1;

@@ -3,13 +3,14 @@
 use super::descriptor::{self, above_streams};
 use super::{ask, demand, failed};
 use crate::{Deadline, Error, Result};
+use rustix::buffer::spare_capacity;
 use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, epoll};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-    sendmsg, socketpair,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg,
+    sendmsg, socketpair, sockopt::socket_type,
 };
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,6 +31,29 @@ pub(crate) enum Arrived {
     Nothing,
     /// None any more: all other ends are closed.
     End,
+}
+
+/// What came of an attempt to send pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    All,
+    /// There is no room at the moment.
+    NoRoom,
+    /// The other end is closed, and hasn't received all that was sent to it. Told once.
+    Reset,
+}
+
+/// What came of an attempt to take a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Took {
+    /// One; `is_whole`: all of it is in the buffer.
+    Packet { is_whole: bool },
+    /// There is none at the moment.
+    Nothing,
+    /// There is none any more: all other ends are closed.
+    End,
+    /// The other end is closed, and hasn't received all that was sent to it. Told once, and before what is still there.
+    Reset,
 }
 
 /// Two ends, each closed on exec. What is sent to an end stays whole, and in order.
@@ -67,6 +91,51 @@ pub(crate) fn send(
         Ok(_) => Ok(true),
         Err(Errno::AGAIN) => Ok(false),
         Err(errno) => Err(failed("sendmsg", errno)),
+    }
+}
+
+/// Sends the pieces as one packet without waiting, as many as the kernel takes at once: 1024.
+///
+/// # Errors
+/// `Os` with EPIPE when the other end is closed.
+pub(crate) fn send_pieces(socket: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> Result<Sent> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let mut nothing = SendAncillaryBuffer::default();
+    match ask("sendmsg", || sendmsg(socket, pieces, &mut nothing, flags)) {
+        Ok(_) => Ok(Sent::All),
+        Err(Errno::AGAIN) => Ok(Sent::NoRoom),
+        Err(Errno::CONNRESET) => Ok(Sent::Reset),
+        Err(errno) => Err(failed("sendmsg", errno)),
+    }
+}
+
+/// Appends the next packet, as much of it as there is spare capacity for, without waiting.
+pub(crate) fn take(socket: BorrowedFd<'_>, into: &mut Vec<u8>) -> Result<Took> {
+    let flags = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+    match ask("recv", || recv(socket, spare_capacity(into), flags)) {
+        // Nobody sends empty ones but who takes the socket for something else.
+        Ok((_, 0)) if hung_up(socket) => Ok(Took::End),
+        Ok((_, 0)) => Ok(Took::Nothing),
+        Ok((read, length)) => Ok(Took::Packet {
+            is_whole: read == length,
+        }),
+        Err(Errno::AGAIN) => Ok(Took::Nothing),
+        Err(Errno::CONNRESET) => Ok(Took::Reset),
+        Err(errno) => Err(failed("recv", errno)),
+    }
+}
+
+/// The error that says so, for whoever is to hear it later.
+pub(crate) fn reset() -> Error {
+    failed("recv", Errno::CONNRESET)
+}
+
+/// Whether a descriptor is such a socket.
+pub(crate) fn is_one(socket: impl AsFd) -> Result<bool> {
+    match ask("getsockopt", || socket_type(&socket)) {
+        Ok(kind) => Ok(kind == SocketType::SEQPACKET),
+        Err(Errno::NOTSOCK) => Ok(false),
+        Err(errno) => Err(failed("getsockopt", errno)),
     }
 }
 
@@ -123,19 +192,19 @@ pub(crate) fn receive(socket: impl AsFd, length: usize) -> Result<Arrived> {
 /// The bytes of the next packet, if the system tells.
 fn next_length(socket: impl AsFd) -> Option<usize> {
     let flags = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
-    let told = rustix::net::recv(socket, &mut [0u8][..], flags);
+    let told = recv(socket, &mut [0u8][..], flags);
     told.ok().map(|(_read, length)| length)
 }
 
-/// Whether all other ends are closed.
+/// Whether all other ends are closed, or send nothing more.
 pub(crate) fn hung_up(socket: impl AsFd) -> bool {
-    let mut poll = [PollFd::new(&socket, PollFlags::empty())];
+    let mut poll = [PollFd::new(&socket, PollFlags::RDHUP)];
     let now = rustix::fs::Timespec::default();
     let ready = rustix::event::poll(&mut poll, Some(&now));
     ready.is_ok_and(|count| count > 0)
         && poll[0]
             .revents()
-            .intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
+            .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
 }
 
 /// Waits until there is a packet, or all other ends are closed; false once the deadline has passed.
@@ -198,7 +267,7 @@ impl Ready {
         const BATCH: usize = 64;
         let mut events = Vec::with_capacity(BATCH);
         // Nothing that limits a process refuses it.
-        let room = rustix::buffer::spare_capacity(&mut events);
+        let room = spare_capacity(&mut events);
         epoll::wait(&self.0, room, None).map_err(|errno| failed("epoll_wait", errno))?;
         Ok(events.into_iter().map(|event| event.data.u64()).collect())
     }

@@ -23,6 +23,7 @@ mod getter;
 mod listener;
 mod lock;
 mod memory;
+mod pipe;
 mod process;
 #[cfg(crash_points)]
 mod properties;

@@ -76,10 +76,10 @@ fn visit(folder: &Path, name: &str, stores: &mut Vec<Store>) {
     }
 }
 
-/// The stores in one file. Only one that uses `sys::word` can have any.
+/// The stores in one file. Only one that uses `sys::word`, or writes bytes, can have any.
 fn scan(name: &'static str, text: &str) -> Vec<Store> {
     let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
-    if !code.contains("word::") {
+    if !code.contains("word::") && !code.contains("windows()") {
         return Vec::new();
     }
     let own = own_atomics(code);

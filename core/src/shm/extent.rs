@@ -1,0 +1,157 @@
+//! Large messages: bytes in whole pages of the arena that belong to one process at a time.
+
+use super::arena::{Arena, Member};
+use super::blocks;
+use crate::{Deadline, Result};
+use std::mem::MaybeUninit;
+
+/// A run that this process owns, to be filled and handed over: freed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    member: &'a Member,
+    pub(crate) offset: u64,
+}
+
+impl<'a> Run<'a> {
+    /// A new run; `None` once the deadline has passed.
+    pub(crate) fn take(member: &'a Member, bytes: u64, deadline: Deadline) -> Result<Option<Self>> {
+        let taken = blocks::take_run(member, bytes, deadline)?;
+        Ok(taken.map(|offset| Self { member, offset }))
+    }
+
+    /// Takes back a run that was handed over to an object; `None` when it isn't the object's. As [`blocks::unlink`].
+    pub(crate) fn take_back(member: &'a Member, offset: u64, object: u64) -> Result<Option<Self>> {
+        let is_ours = blocks::unlink(member, offset, object)?;
+        Ok(is_ours.then_some(Self { member, offset }))
+    }
+
+    /// Writes the parts into it, one behind the other.
+    pub(crate) fn fill(&self, parts: &[&[u8]]) -> Result<()> {
+        let mut at = self.offset;
+        for part in parts {
+            self.member.windows().write(at, part)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Gives it to an object. Under the lock of the object's, if it has one for that.
+    pub(crate) fn link(self, object: u64) -> Result<()> {
+        blocks::link(self.member, self.offset, object)?;
+        std::mem::forget(self);
+        Ok(())
+    }
+
+    /// Bytes that it has room for.
+    pub(crate) fn bytes(&self) -> Result<u64> {
+        blocks::run_bytes(self.member, self.offset)
+    }
+
+    /// What it holds, `length` bytes of a message, for whoever got that.
+    pub(crate) fn into_extent(self, arena: &Arena, length: usize) -> Extent {
+        let offset = self.offset;
+        std::mem::forget(self);
+        Extent::new(arena, offset, offset, length)
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        // What can't be given back now is when this process is gone.
+        let _ = blocks::free_run(self.member, self.offset);
+    }
+}
+
+/// Bytes in shared memory that belong to this process, until it is dropped.
+///
+/// # Across processes
+/// Nobody else refers to them. They are given back when this process dies.
+///
+/// # After fork
+/// They stay the parent's: the child's copy may be read as long as the parent keeps its own, and frees nothing.
+#[derive(Debug)]
+pub struct Extent {
+    arena: Arena,
+    /// The run.
+    offset: u64,
+    /// Where the message begins in it: behind names, if it has some.
+    start: u64,
+    length: usize,
+}
+
+impl Extent {
+    /// The run at `offset`, which is this process', and in it the message from `start` on.
+    pub(crate) fn new(arena: &Arena, offset: u64, start: u64, length: usize) -> Self {
+        Self {
+            arena: arena.clone(),
+            offset,
+            start,
+            length,
+        }
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether it has no bytes: so has a message that names a thousand objects and says nothing else.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Copies its first bytes into `to`, as many as fit.
+    ///
+    /// # Errors
+    /// `Os` when its window can't be mapped.
+    pub fn copy_to(&self, to: &mut [u8]) -> Result<()> {
+        let length = to.len().min(self.length);
+        self.arena
+            .inner
+            .windows()
+            .read(self.start, &mut to[..length])
+    }
+
+    /// Copies its bytes from `at` on, as many as fit, and says how many that were.
+    ///
+    /// # Errors
+    /// `Os` when its window can't be mapped.
+    pub fn copy_from(&self, at: usize, to: &mut [u8]) -> Result<usize> {
+        let length = to.len().min(self.length.saturating_sub(at));
+        self.arena
+            .inner
+            .windows()
+            .read(self.start + at as u64, &mut to[..length])?;
+        Ok(length)
+    }
+
+    /// Copies its bytes from `at` on, as many as fit, into memory that needn't be filled first, and gives those.
+    ///
+    /// # Errors
+    /// `Os` when its window can't be mapped.
+    pub fn fill<'a>(&self, at: usize, to: &'a mut [MaybeUninit<u8>]) -> Result<&'a [u8]> {
+        let length = to.len().min(self.length.saturating_sub(at));
+        let windows = self.arena.inner.windows();
+        windows.fill(self.start + at as u64, &mut to[..length])
+    }
+
+    /// Appends its bytes to a vector.
+    ///
+    /// # Errors
+    /// `Os` when its window can't be mapped.
+    pub fn append_to(&self, to: &mut Vec<u8>) -> Result<()> {
+        self.arena
+            .inner
+            .windows()
+            .append(self.start, self.length, to)
+    }
+}
+
+impl Drop for Extent {
+    fn drop(&mut self) {
+        // What can't be given back now is when this process is gone.
+        let _ = blocks::free_run(&self.arena.inner, self.offset);
+    }
+}
