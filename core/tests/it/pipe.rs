@@ -121,7 +121,9 @@ fn a_message_of_any_length_comes_back_whole() {
         1 << 20,
         9_999_999,
     ] {
-        let bytes: Vec<u8> = (0..length).map(|_| random.below(256) as u8).collect();
+        let bytes: Vec<u8> = (0..length)
+            .map(|_| random.below(256).to_le_bytes()[0])
+            .collect();
         assert!(here.send(&[&bytes], soon()).unwrap());
         assert_eq!(receive(&here, soon()).unwrap().unwrap(), bytes);
     }
@@ -325,13 +327,13 @@ fn threads_and_processes_share_an_end() {
         }
     };
     let all_receive = |_| {
-        let mut last = [None; SENDERS as usize];
+        let mut last = [None; 4];
         loop {
             let number = number_of(&receive(&there, soon()).unwrap().unwrap());
             if number == u64::MAX {
                 break;
             }
-            let last = &mut last[usize::try_from(number / EACH).unwrap()];
+            let last: &mut Option<u64> = &mut last[usize::try_from(number / EACH).unwrap()];
             assert!(last.replace(number) < Some(number), "out of order");
             heard.put(0, &[&number.to_le_bytes()], NEVER).unwrap();
         }
