@@ -52,6 +52,15 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
+    /// A descriptor that another process sent can't be had. Python: `ConnectionRefusedError`, which is an `OSError`.
+    Lost {
+        /// The number that it had there.
+        descriptor: i32,
+        /// That process, by its id.
+        pid: u32,
+        /// Why, as a sentence without its full stop.
+        why: &'static str,
+    },
     /// A limit of our own or of the machine is used up. Python: `MemoryError` for memory, else `OSError`.
     Exhausted {
         /// What there is no more of.
@@ -83,6 +92,14 @@ impl fmt::Display for Error {
             Self::TooLong { length, limit } => {
                 write!(f, "{length} bytes exceed the limit of {limit}")
             }
+            Self::Lost {
+                descriptor,
+                pid,
+                why,
+            } => write!(
+                f,
+                "descriptor {descriptor} of process {pid} can't be had: {why}"
+            ),
             Self::Exhausted { what, limit } => write!(f, "no more {what}: the limit is {limit}"),
             Self::Misuse { what } => f.write_str(what),
         }

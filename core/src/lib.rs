@@ -11,6 +11,7 @@
 pub mod connection;
 pub mod deadline;
 pub mod error;
+pub mod handoff;
 pub mod pool;
 pub mod process;
 pub mod queue;

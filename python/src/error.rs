@@ -10,6 +10,7 @@ const ENOMEM: i32 = 12;
 const EAGAIN: i32 = 11;
 const ENOSPC: i32 = 28;
 const EPROTO: i32 = 71;
+const ECONNREFUSED: i32 = 111;
 
 /// The exception for an error of the core.
 pub(crate) fn raise(error: Error) -> PyErr {
@@ -23,6 +24,7 @@ pub(crate) fn raise(error: Error) -> PyErr {
         Error::Exhausted { what, .. } if what.contains("memory") => PyMemoryError::new_err(text),
         Error::Os { errno, .. } => PyOSError::new_err((errno, text)),
         Error::Exhausted { .. } => PyOSError::new_err((EAGAIN, text)),
+        Error::Lost { .. } => PyOSError::new_err((ECONNREFUSED, text)),
         Error::Malformed { .. } => PyOSError::new_err((EPROTO, text)),
         Error::Interrupted => PyInterruptedError::new_err(text),
         Error::Broken { .. } | Error::Poisoned { .. } => PyRuntimeError::new_err(text),

@@ -2,18 +2,26 @@
 
 use crate::error::{Error, ErrorKind};
 use postcard::ser_flavors::Flavor;
+use procession_core::Error as CoreError;
 use serde::de::DeserializeOwned;
-use serde::{Serialize, ser};
+use serde::{Serialize, de, ser};
 use std::cell::Cell;
 
 /// A buffer that grew beyond this for one message isn't kept for the next.
 const KEPT_BYTES: usize = 1 << 20;
 
+/// Why a value couldn't be encoded or decoded.
+enum Reason {
+    /// In the value's own words.
+    Own(&'static str),
+    Core(CoreError),
+}
+
 thread_local! {
-    /// Why a value couldn't be encoded, in its own words: postcard's errors have none.
-    static REFUSAL: Cell<Option<&'static str>> = const { Cell::new(None) };
     /// What values are encoded into and decoded from: taken while in use, since encoding may run code of the user's.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// Why this thread's last value couldn't be encoded or decoded: postcard's errors have no room for it.
+    static REASON: Cell<Option<Reason>> = const { Cell::new(None) };
 }
 
 /// Calls `work` with an empty buffer of this thread's.
@@ -31,19 +39,37 @@ pub(crate) fn with_buffer<R>(work: impl FnOnce(&mut Vec<u8>) -> R) -> R {
 /// Appends a value's bytes.
 #[inline]
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) -> Result<(), Error> {
-    postcard::serialize_with_flavor(value, Append(to)).map_err(|error| {
-        let text = match REFUSAL.take() {
-            Some(why) => format!("encode a value: {why}"),
-            None => format!("encode a value: {error}"),
-        };
-        Error::new(ErrorKind::Encoding, text)
-    })
+    postcard::serialize_with_flavor(value, Append(to))
+        .map_err(|error| failed("encode a value", &error))
 }
 
 /// The error of a value that can't be encoded, for whoever reads it.
 pub(crate) fn refuse<E: ser::Error>(why: &'static str) -> E {
-    REFUSAL.set(Some(why));
+    REASON.set(Some(Reason::Own(why)));
     E::custom(why)
+}
+
+/// The error of a value that can't be encoded for a reason of the core's, which the caller of [`encode`] will be told.
+pub(crate) fn explained<E: ser::Error>(reason: CoreError) -> E {
+    let error = E::custom(&reason);
+    REASON.set(Some(Reason::Core(reason)));
+    error
+}
+
+/// As [`explained`], of a value that can't be decoded.
+pub(crate) fn misread<E: de::Error>(reason: CoreError) -> E {
+    let error = E::custom(&reason);
+    REASON.set(Some(Reason::Core(reason)));
+    error
+}
+
+#[cold]
+fn failed(doing: &str, error: &postcard::Error) -> Error {
+    match REASON.take() {
+        Some(Reason::Core(reason)) => Error::at(doing, reason),
+        Some(Reason::Own(why)) => Error::new(ErrorKind::Encoding, format!("{doing}: {why}")),
+        None => Error::new(ErrorKind::Encoding, format!("{doing}: {error}")),
+    }
 }
 
 /// Reads a value from the start of `from`, which is left at what follows.
@@ -54,13 +80,10 @@ pub(crate) fn decode<T: DeserializeOwned>(from: &mut &[u8]) -> Result<T, Error> 
             *from = rest;
             Ok(value)
         }
-        Err(error) => Err(Error::new(
-            ErrorKind::Encoding,
-            format!(
-                "decode a value of type {}: {error}",
-                std::any::type_name::<T>()
-            ),
-        )),
+        Err(error) => {
+            let doing = format!("decode a value of type {}", std::any::type_name::<T>());
+            Err(failed(&doing, &error))
+        }
     }
 }
 

@@ -44,7 +44,7 @@ pub enum ErrorKind {
     BarrierBroken,
     /// The function panicked.
     Panicked,
-    /// A process ended before it returned a value, or was done with what it had got.
+    /// A process ended before it returned a value, or was done with what it had got, or a descriptor that it sent was redeemed.
     Lost,
     /// The pool was terminated.
     Terminated,
@@ -71,6 +71,7 @@ impl Error {
             Core::Malformed { .. } => ErrorKind::Malformed,
             Core::TooLong { .. } => ErrorKind::TooLong,
             Core::Exhausted { .. } => ErrorKind::Exhausted,
+            Core::Lost { .. } => ErrorKind::Lost,
             Core::Misuse { .. } => ErrorKind::Misuse,
         };
         Self {

@@ -10,6 +10,7 @@
 //! ```
 
 use crate::codec;
+use crate::descriptor::returning;
 use crate::error::{Error, ErrorKind, JoinError, RemoteError, Result};
 use crate::names;
 use crate::pool::Apply;
@@ -92,7 +93,7 @@ fn run_each<A: DeserializeOwned, R: Serialize>(
     for _ in 0..count {
         let item = codec::decode(&mut input)?;
         let value = call(item);
-        let names = names::naming(|| codec::encode(&value, output))?;
+        let names = names::naming(|| returning(|| codec::encode(&value, output)))?;
         if !names.is_empty() {
             NAMED
                 .with_borrow_mut(|named| named.append(names))

@@ -4,6 +4,7 @@
 mod child;
 mod codec;
 mod connection;
+mod descriptor;
 mod error;
 mod function;
 mod launch;
@@ -23,6 +24,7 @@ pub use connection::{
     AcceptError, Address, Client, Connection, Listener, ListenerBuilder, Pipe, RecvError,
     SendError, one_way_pipe, pipe,
 };
+pub use descriptor::Descriptor;
 pub use error::{Error, ErrorKind, GetError, JoinError, PutError, RemoteError, Result, TaskError};
 pub use pool::{Apply, AsyncResult, Imap, MapResult, Pool};
 pub use process::{

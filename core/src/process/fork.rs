@@ -2,6 +2,7 @@
 
 use super::Child;
 use super::setting::Setting;
+use crate::handoff;
 use crate::sys::{fork as system, identity, pidfd};
 use crate::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -70,6 +71,7 @@ pub fn fork<T>(
 
 /// Forks, and gives the child; nothing in the child itself.
 fn divide(allowed: Others) -> Result<Option<Child>> {
+    let _paused = handoff::pause();
     if other_threads(allowed)? > 0 {
         return Err(Error::Misuse {
             what: "a process with several threads can't be forked",

@@ -68,7 +68,11 @@ impl Queue {
         let mut all = Vec::with_capacity(1 + parts.len());
         all.push(&prefix[..]);
         all.extend(parts);
-        member.judged(self.put_parts(tag, true, &all, deadline))
+        let put = member.judged(self.put_parts(tag, true, &all, deadline));
+        if matches!(put, Ok(Put::Stored)) {
+            names.delivered();
+        }
+        put
     }
 
     #[inline]

@@ -6,9 +6,13 @@ use super::object::ObjectName;
 use crate::Result;
 use std::cell::{Cell, RefCell};
 
+/// How many names, and how many pledges.
+type Counts = (u32, u32);
+
 thread_local! {
-    /// While a message is encoded: how many objects it has named so far. Beside `NAMED`, since this one costs nothing.
-    static NAMES: Cell<Option<usize>> = const { Cell::new(None) };
+    /// While a message is encoded: how many objects it has named so far, and how many pledges it has. Beside `NAMED`, since this one
+    /// costs nothing.
+    static NAMES: Cell<Option<Counts>> = const { Cell::new(None) };
     /// What the message that is encoded names, behind what those name within which it is.
     static NAMED: RefCell<Carried> = const { RefCell::new(Carried::new()) };
 }
@@ -18,7 +22,7 @@ thread_local! {
 #[derive(Debug)]
 pub struct Naming {
     /// What was being encoded before.
-    outer: Option<usize>,
+    outer: Option<Counts>,
 }
 
 impl Naming {
@@ -29,7 +33,7 @@ impl Naming {
     /// Those of `encode`.
     #[inline]
     pub fn during<R, E>(encode: impl FnOnce() -> Result<R, E>) -> Result<(R, Carried), E> {
-        let outer = NAMES.replace(Some(0));
+        let outer = NAMES.replace(Some((0, 0)));
         let naming = Self { outer };
         let encoded = encode()?;
         Ok((encoded, naming.take()))
@@ -41,23 +45,41 @@ impl Naming {
     /// # Errors
     /// As [`Carried::add`].
     pub fn add(arena: &Arena, name: ObjectName) -> Result<bool> {
-        let Some(names) = NAMES.get() else {
+        let Some((names, pledges)) = NAMES.get() else {
             return Ok(false);
         };
         NAMED.with_borrow_mut(|named| named.add(arena, name))?;
-        NAMES.set(Some(names + 1));
+        NAMES.set(Some((names + 1, pledges)));
         Ok(true)
+    }
+
+    /// Has `take_back` called unless the message that is being encoded is put; false when none is.
+    ///
+    /// # Errors
+    /// As [`Carried::pledge`].
+    pub fn pledge(arena: &Arena, take_back: impl FnOnce() + Send + Sync + 'static) -> Result<bool> {
+        let Some((names, pledges)) = NAMES.get() else {
+            return Ok(false);
+        };
+        NAMED.with_borrow_mut(|named| named.pledge(arena, Box::new(take_back)))?;
+        NAMES.set(Some((names, pledges + 1)));
+        Ok(true)
+    }
+
+    /// Whether this thread encodes a message.
+    #[must_use]
+    pub fn is_active() -> bool {
+        NAMES.get().is_some()
     }
 
     /// The objects that it has named.
     #[inline]
     fn take(&self) -> Carried {
-        match NAMES.replace(Some(0)) {
-            None | Some(0) => Carried::new(),
-            Some(names) => NAMED.with_borrow_mut(|named| {
-                let before = named.names().len().saturating_sub(names);
-                named.split_off(before)
-            }),
+        match NAMES.replace(Some((0, 0))) {
+            None | Some((0, 0)) => Carried::new(),
+            Some((names, pledges)) => {
+                NAMED.with_borrow_mut(|named| named.split_off(names, pledges))
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
+use std::sync::Arc;
 
 /// Forks this process, which has no thread but the calling one that matters; gives the child's id, and `None` in the
 /// child. Handlers of pthread_atfork(3) run.
@@ -70,6 +71,17 @@ pub fn hold_interrupts() -> Interrupts {
     Interrupts(unsafe { before.assume_init() })
 }
 
+/// Has the calling thread hold back every signal, and so each thread that it starts meanwhile, for good.
+pub(crate) fn hold_signals() -> Interrupts {
+    let (mut before, mut all) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+    // SAFETY: initialises the value that it is given.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: changes the thread's mask, and writes the one that it had, which can't fail for these arguments.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr()) };
+    // SAFETY: written above.
+    Interrupts(unsafe { before.assume_init() })
+}
+
 impl Interrupts {
     /// Meets the SIGINT that came meanwhile, and those to come, as before.
     pub fn meet(&self) {
@@ -105,6 +117,14 @@ pub(crate) fn forget_error() {
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: errno-is-the-thread's.
     unsafe { errno.write(0) };
+}
+
+/// Closes, in the child, a descriptor of which threads of the parent had holds: they aren't there to let go of theirs.
+pub(crate) fn close_in_child(descriptor: Arc<OwnedFd>) {
+    let number = descriptor.as_raw_fd();
+    std::mem::forget(descriptor);
+    // SAFETY: forked-alone: this hold is forgotten, and nobody runs in the child who has another one.
+    unsafe { libc::close(number) };
 }
 
 /// Whether the fork that the parent's handler runs for has failed: the C library runs it then too, and says why only

@@ -14,6 +14,7 @@ pub(crate) mod gate;
 pub(crate) mod identity;
 pub mod image;
 pub mod launch;
+pub(crate) mod local;
 pub(crate) mod mapping;
 #[cfg(all(loom, test))]
 pub(crate) mod model;

@@ -1,7 +1,9 @@
-//! Descriptors of processes. Source: pidfd_open(2), poll(2), waitid(2), prctl(2); include/uapi/linux/pidfd.h.
+//! Descriptors of processes, and who is at the other end of one. Source: pidfd_open(2), poll(2), waitid(2), prctl(2), unix(7);
+//! include/uapi/linux/pidfd.h.
 #![allow(
     unsafe_code,
-    reason = "an ioctl that rustix doesn't know: how a process ended that isn't ours"
+    reason = "an ioctl that rustix doesn't know: how a process ended that isn't ours; a socket option that it reads as a \
+              process id that is never 0"
 )]
 
 use super::descriptor::{self, above_streams};
@@ -13,7 +15,8 @@ use rustix::process::{
     WaitOptions, getpid, getppid, kill_process, pidfd_open, pidfd_send_signal,
     set_parent_process_death_signal, waitpid,
 };
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// The stack of the thread that waits for the parent's end: it makes two system calls.
 const WATCHER_STACK: usize = 64 << 10;
@@ -139,6 +142,46 @@ pub(crate) fn told(pidfd: BorrowedFd<'_>) -> Result<Option<(bool, i32)>> {
     } else {
         (true, signal)
     }))
+}
+
+/// The process at the other end of a unix socket, as it was when it connected, or began to listen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer {
+    /// Its id here; 0: it has none in this process' namespace.
+    pub(crate) pid: u32,
+    user: u32,
+}
+
+impl Peer {
+    /// Whether it is this process' user's, or the administrator's.
+    pub(crate) fn is_own(self) -> bool {
+        self.user == 0 || self.user == rustix::process::geteuid().as_raw()
+    }
+}
+
+/// Who is at the other end of a unix socket; `None` where the system doesn't tell.
+pub(crate) fn peer(socket: BorrowedFd<'_>) -> Option<Peer> {
+    let mut told = libc::ucred {
+        pid: 0,
+        uid: u32::MAX,
+        gid: u32::MAX,
+    };
+    let mut length = libc::socklen_t::try_from(size_of::<libc::ucred>()).ok()?;
+    allow("getsockopt").ok()?;
+    // SAFETY: peer-credentials: the kernel writes at most so many bytes to the one structure, which holds for any value.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut told).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0).then_some(Peer {
+        pid: told.pid.cast_unsigned(),
+        user: told.uid,
+    })
 }
 
 /// Sends a signal, by its number; nothing happens if the process has ended.

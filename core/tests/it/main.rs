@@ -20,6 +20,7 @@ mod crash;
 mod fork;
 #[cfg(crash_points)]
 mod getter;
+mod handoff;
 mod listener;
 mod lock;
 mod memory;

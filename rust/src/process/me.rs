@@ -1,7 +1,9 @@
 //! This process and its parent.
 
+use crate::descriptor;
 use crate::error::{Error, ErrorKind, Result, retry};
 use crate::launch::Plan;
+use procession_core::handoff::Invitation;
 use procession_core::{Deadline, Parent};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,6 +24,8 @@ pub(crate) struct Birth {
     numbers: Vec<u32>,
     parent: u32,
     parent_name: String,
+    /// Where the parent takes descriptors that this process returns.
+    invitation: Option<[u8; 32]>,
 }
 
 /// Who this process is.
@@ -84,7 +88,15 @@ impl Me {
             numbers,
             parent: std::process::id(),
             parent_name: self.birth.name.clone(),
+            invitation: descriptor::invitation(),
         }
+    }
+
+    /// Where its parent takes descriptors, if it was started by one.
+    pub(crate) fn invitation(&self) -> Option<Invitation> {
+        let invited = self.pid == std::process::id();
+        let bytes = self.birth.invitation.filter(|_| invited)?;
+        Some(Invitation::from_bytes(bytes))
     }
 }
 

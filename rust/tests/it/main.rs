@@ -6,6 +6,7 @@
 )]
 
 mod connection;
+mod handoff;
 mod listener;
 mod lock;
 mod methods;

@@ -26,7 +26,7 @@ const LIST: [(&str, &str); 10] = [
     ),
     (
         "core/src/sys/pidfd.rs",
-        "an ioctl that rustix doesn't know tells how a process ended that isn't ours",
+        "an ioctl that rustix doesn't know tells how a process ended that isn't ours; who is at the other end of a socket",
     ),
     (
         "core/src/shm/view.rs",
