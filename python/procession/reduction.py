@@ -10,7 +10,7 @@ import pickle
 import socket
 from abc import ABCMeta
 
-from . import _standard, _unbuilt, context
+from . import _standard, context, resource_sharer
 
 HAVE_SEND_HANDLE = True
 
@@ -74,7 +74,8 @@ ACKNOWLEDGE = False
 
 def sendfds(sock, fds):
     """Sends descriptors over a unix socket."""
-    sock.sendmsg([b'\0'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b''.join(
+    # Their number, which the standard's `recvfds` compares.
+    sock.sendmsg([bytes([len(fds) % 256])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b''.join(
         fd.to_bytes(4, 'little') for fd in fds))])
 
 
@@ -116,7 +117,7 @@ def DupFd(fd):
     """A picklable object whose `detach()` is a copy of the descriptor in the process that unpickles it."""
     popen = context.get_spawning_popen()
     if popen is None:
-        raise _unbuilt.error('way to send a descriptor but to a child that is being started')
+        return resource_sharer.DupFd(fd)
     return popen.DupFd(popen.duplicate_for_child(fd))
 
 

@@ -1,11 +1,10 @@
-"""Descriptors sent to any process, as the standard library's `multiprocessing.resource_sharer`: not built yet."""
+"""Descriptors sent to any process. See the standard library's `multiprocessing.resource_sharer`."""
 
 __all__ = ['stop', 'DupFd']
 
-from . import _unbuilt
-
-DupFd = _unbuilt.unbuilt_class('DupFd', __name__)
+from ._core import DupFd, stop_sharing
 
 
 def stop(timeout=None):
-    """Stops sharing: there is nothing to stop."""
+    """Closes what is kept for others and ends the thread that gives it to them, which takes no time that could be limited."""
+    stop_sharing()

@@ -7,6 +7,7 @@
 mod blocking;
 mod entry;
 mod error;
+mod handoff;
 mod memory;
 mod parcel;
 mod pickle;
@@ -47,6 +48,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pool::Feeder>()?;
     module.add_class::<pool::WorkerSeat>()?;
     module.add_class::<memory::Memory>()?;
+    module.add_class::<handoff::DupFd>()?;
     shared::install(module)?;
     module.add_class::<tree::ChildSlot>()?;
     module.add_class::<server::ForkServer>()?;
@@ -57,6 +59,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(sync::open_primitive, module)?)?;
     module.add_function(wrap_pyfunction!(queue::open_queue, module)?)?;
     module.add_function(wrap_pyfunction!(memory::open_memory, module)?)?;
+    module.add_function(wrap_pyfunction!(handoff::open_descriptor, module)?)?;
+    module.add_function(wrap_pyfunction!(handoff::stop_sharing, module)?)?;
     module.add_function(wrap_pyfunction!(parcel::open_parcel, module)?)?;
     module.add_function(wrap_pyfunction!(parcel::send_pickled, module)?)?;
     module.add_function(wrap_pyfunction!(shared::open_shared, module)?)?;

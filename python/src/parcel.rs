@@ -49,8 +49,8 @@ pub(crate) fn send_pickled<'py>(
     send_bytes: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (pickle, names) = Naming::during(|| dumps.call1((obj,)))?;
-    if names.is_empty() {
-        return send_bytes.call1((pickle,));
+    if names.names().is_empty() {
+        return send_bytes.call1((pickle,)).inspect(|_| names.delivered());
     }
     let py = obj.py();
     let pickle = py.get_type::<PyBytes>().call1((pickle,))?.cast_into()?;

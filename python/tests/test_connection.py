@@ -245,9 +245,12 @@ class Here(helpers.Case):
         one.send(1)
         self.assertEqual(other.recv(), 1)
 
-    def test_not_for_any_pickle(self):
-        one, _ = self.pipe()
-        self.assertRaises(NotImplementedError, reduction.ForkingPickler.dumps, one)
+    def test_for_any_pickle(self):
+        one, other = self.pipe()
+        again = reduction.ForkingPickler.loads(reduction.ForkingPickler.dumps(one))
+        with again:
+            again.send(1)
+            self.assertEqual(other.recv(), 1)
 
     def test_the_same_frames_as_the_standards(self):
         values = [None, 'text', {'a': [1, 2]}, b'x' * 16384, b'y' * 100_000]
