@@ -1,29 +1,26 @@
 """Connections between processes. See the standard library's `multiprocessing.connection`.
 
-So far in its plain form: CPython's frames on a socket pair or a pipe. A frame is four bytes of length, big-endian, or
--1 and eight bytes; then the message.
+Messages, listeners and handshakes are compiled; here are the classes that programs inherit from and the names that they touch.
 """
 
 __all__ = ['Client', 'Listener', 'Pipe', 'wait']
 
+import functools
 import io
 import itertools
 import os
 import select
 import socket
-import struct
+import sys
+import tempfile
 import time
 
-from . import _core, _unbuilt, reduction
-from .context import AuthenticationError, BufferTooShort  # noqa: F401
+from . import _core, reduction, util
+from .context import AuthenticationError, BufferTooShort
 from .reduction import ForkingPickler as _ForkingPickler
 
-#: Bytes that are asked for at a time: memory for a message grows with what has come of it, not with what it claims.
-_CHUNK = 1 << 20
-#: Longer messages are sent as they lie, behind their header; others in one piece with it.
-_WHOLE = 16384
-#: The longest message whose length fits into four bytes with a sign.
-_SHORT_LENGTH = 0x7fffffff
+
+os.register_at_fork(after_in_child=_core.forget_turns)
 
 
 class _ConnectionBase:
@@ -116,42 +113,36 @@ class _ConnectionBase:
     def send(self, obj):
         """Sends an object."""
         self._check_writable()
-        _core.send_pickled(obj, _ForkingPickler.dumps, self._send_bytes)
+        _core.send_pickled(obj, self._send_bytes)
 
     def recv_bytes(self, maxlength=None):
         """Receives a message as bytes; an OSError ends the connection if it has more than `maxlength`."""
         self._check_readable()
         if maxlength is not None and maxlength < 0:
             raise ValueError('negative maxlength')
-        return self._receive(maxlength).getvalue()
+        message = self._recv_bytes(maxlength)
+        if message is None:
+            self._bad_message_length()
+        return message.getvalue()
 
     def recv_bytes_into(self, buf, offset=0):
         """Receives a message into a buffer and returns its length; BufferTooShort has the message in it."""
         self._check_readable()
         with memoryview(buf) as view:
-            itemsize = view.itemsize
             if offset < 0:
                 raise ValueError('negative offset')
-            if offset > itemsize * len(view):
+            if offset > view.nbytes:
                 raise ValueError('offset too large')
-            message = self._receive()
-            size = message.getbuffer().nbytes
+            message = self.recv_bytes()
             with view.cast('B') as room:
-                if len(room) < offset + size:
-                    raise BufferTooShort(message.getvalue())
-                room[offset:offset + size] = message.getbuffer()
-            return size
-
-    def _receive(self, maxlength=None):
-        message = self._recv_bytes(maxlength)
-        if message is None:
-            self._bad_message_length()
-        return message
+                if len(room) < offset + len(message):
+                    raise BufferTooShort(message)
+                room[offset:offset + len(message)] = message
+            return len(message)
 
     def recv(self):
         """Receives an object; EOFError once the other side is closed and all is received."""
-        self._check_readable()
-        return _ForkingPickler.loads(self._receive().getbuffer())
+        return _ForkingPickler.loads(self.recv_bytes())
 
     def poll(self, timeout=0.0):
         """Whether something can be received, waiting for it so many seconds (None: as long as it takes)."""
@@ -165,62 +156,35 @@ class _ConnectionBase:
         self.close()
 
 
-class Connection(_ConnectionBase):
-    """One end of a socket pair or a pipe, with CPython's frames on it."""
+class Connection(_core.Connection, _ConnectionBase):
+    """One end of a socket, a pipe, or whatever else carries a stream of bytes: CPython's frames on a descriptor."""
 
-    def _close(self, _close=os.close):
-        _close(self._handle)
-
-    def _send(self, buf):
-        with memoryview(buf) as left:
-            sent = 0
-            while sent < len(left):
-                sent += os.write(self._handle, left[sent:])
-
-    def _recv(self, size):
-        message = io.BytesIO()
-        left = size
-        while left > 0:
-            chunk = os.read(self._handle, min(left, _CHUNK))
-            if not chunk:
-                if left == size:
-                    raise EOFError
-                raise OSError('got end of file during message')
-            message.write(chunk)
-            left -= len(chunk)
-        return message
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        # Whoever changes how bytes travel has the base's methods, which go that way.
+        for way, methods in (('_send_bytes', ('send', 'send_bytes')), ('_recv_bytes', ('recv', 'recv_bytes')),
+                             ('_poll', ('poll',))):
+            if way in vars(cls):
+                for name in methods:
+                    if name not in vars(cls):
+                        setattr(cls, name, getattr(_ConnectionBase, name))
 
     def _send_bytes(self, buf):
-        size = len(buf)
-        if size > _SHORT_LENGTH:
-            header = struct.pack('!iQ', -1, size)
-        else:
-            header = struct.pack('!i', size)
-        if size > _WHOLE:
-            self._send(header)
-            self._send(buf)
-        else:
-            self._send(header + buf)
+        _core.Connection.send_bytes(self, buf)
 
     def _recv_bytes(self, maxsize=None):
-        size, = struct.unpack('!i', self._recv(4).getvalue())
-        if size == -1:
-            size, = struct.unpack('!Q', self._recv(8).getvalue())
-        if size < 0 or (maxsize is not None and size > maxsize):
-            return None
-        return self._recv(size)
+        return io.BytesIO(_core.Connection.recv_bytes(self, maxsize))
 
     def _poll(self, timeout):
-        return bool(wait([self], timeout))
+        return _core.Connection.poll(self, timeout)
 
 
 def Pipe(duplex=True):
     """Two connected `Connection`s; if not duplex, the first only receives and the second only sends."""
+    one, other = _core.pipe(bool(duplex))
     if duplex:
-        one, other = socket.socketpair()
-        return Connection(one.detach()), Connection(other.detach())
-    reader, writer = os.pipe()
-    return Connection(reader, writable=False), Connection(writer, readable=False)
+        return Connection(one), Connection(other)
+    return Connection(one, writable=False), Connection(other, readable=False)
 
 
 def wait(object_list, timeout=None):
@@ -269,7 +233,7 @@ reduction.register(Connection, reduce_connection)
 
 BUFSIZE = 8192
 CONNECTION_TIMEOUT = 20.0
-MESSAGE_LENGTH = 20
+MESSAGE_LENGTH = 20 if sys.version_info < (3, 12) else 40
 CHALLENGE = _CHALLENGE = b'#CHALLENGE#'
 WELCOME = _WELCOME = b'#WELCOME#'
 FAILURE = _FAILURE = b'#FAILURE#'
@@ -278,14 +242,228 @@ _mmap_counter = itertools.count()
 default_family = 'AF_UNIX'
 families = ['AF_INET', 'AF_UNIX']
 
-Listener = _unbuilt.unbuilt_class('Listener', __name__)
-SocketListener = _unbuilt.unbuilt_class('SocketListener', __name__)
-XmlListener = _unbuilt.unbuilt_class('XmlListener', __name__, (Listener,))
-ConnectionWrapper = _unbuilt.unbuilt_class('ConnectionWrapper', __name__)
-Client = _unbuilt.unbuilt_function('Client', __name__)
-SocketClient = _unbuilt.unbuilt_function('SocketClient', __name__)
-XmlClient = _unbuilt.unbuilt_function('XmlClient', __name__)
-arbitrary_address = _unbuilt.unbuilt_function('arbitrary_address', __name__)
-address_type = _unbuilt.unbuilt_function('address_type', __name__)
-deliver_challenge = _unbuilt.unbuilt_function('deliver_challenge', __name__)
-answer_challenge = _unbuilt.unbuilt_function('answer_challenge', __name__)
+
+def arbitrary_address(family):
+    """An address of that family at which nobody listens yet."""
+    if family == 'AF_INET':
+        return 'localhost', 0
+    if family == 'AF_UNIX':
+        return tempfile.mktemp(prefix='listener-', dir=util.get_temp_dir())
+    if family == 'AF_PIPE':
+        return tempfile.mktemp(prefix=rf'\\.\pipe\pyc-{os.getpid()}-{next(_mmap_counter)}-', dir='')
+    raise ValueError('unrecognized family')
+
+
+def _validate_family(family):
+    if family == 'AF_PIPE':
+        raise ValueError(f'Family {family} is not recognized.')
+
+
+def address_type(address):
+    """The family of an address: 'AF_INET', 'AF_UNIX' or 'AF_PIPE'."""
+    if type(address) is tuple:
+        return 'AF_INET'
+    if type(address) is str and address.startswith('\\\\'):
+        return 'AF_PIPE'
+    if type(address) is str or util.is_abstract_socket_namespace(address):
+        return 'AF_UNIX'
+    raise ValueError(f'address type of {address!r} unrecognized')
+
+
+def _check_key(authkey):
+    if authkey is not None and not isinstance(authkey, bytes):
+        raise TypeError('authkey should be a byte string')
+
+
+class Listener:
+    """Listens at an address for `Client`s.
+
+    With a key, `accept` gives only connections of those who have it; each that hasn't is one exception. Whoever says nothing keeps nobody waiting.
+    """
+
+    def __init__(self, address=None, family=None, backlog=1, authkey=None):
+        family = family or (address and address_type(address)) or default_family
+        address = address or arbitrary_address(family)
+        _validate_family(family)
+        self._listener = None
+        self._authkey = authkey
+        listener = SocketListener(address, family, backlog)
+        try:
+            _check_key(authkey)
+        except TypeError:
+            listener.close()
+            raise
+        self._listener = listener
+
+    def accept(self):
+        """The next connection."""
+        if self._listener is None:
+            raise OSError('listener is closed')
+        # An empty key is none up to 3.12.
+        has_key = self._authkey or (self._authkey is not None and sys.version_info >= (3, 13))
+        return self._listener._accept(self._authkey if has_key else None)
+
+    def close(self):
+        """Closes it."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+
+    @property
+    def address(self):
+        """Where it listens."""
+        return self._listener._address
+
+    @property
+    def last_accepted(self):
+        """Where the last connection came from."""
+        return self._listener._last_accepted
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, exc_type, exc_value, exc_tb):
+        self.close()
+
+
+class SocketListener:
+    """A socket that listens at an address."""
+
+    def __init__(self, address, family, backlog=1):
+        self._core = _core.Listener(address, family, backlog)
+        self._address = self._core.address
+        self._family = family
+        self._last_accepted = None
+        # The file goes at exit, too; not by a fork.
+        self._unlink = util.Finalize(self, self._core.close, exitpriority=0)
+
+    @functools.cached_property
+    def _socket(self):
+        # For programs that set its timeout.
+        return socket.socket(fileno=os.dup(self._core.fileno()))
+
+    def accept(self):
+        """The next connection, whoever that is."""
+        return self._accept(None)
+
+    def _accept(self, authkey):
+        own = vars(self).get('_socket')
+        if own is not None:
+            # A socket without a timeout would wait where guests are to be looked after.
+            os.set_blocking(own.fileno(), False)
+        accepted = self._core.accept(authkey, own and own.gettimeout())
+        if accepted is None:
+            raise TimeoutError('timed out')
+        descriptor, self._last_accepted = accepted
+        return Connection(descriptor)
+
+    def close(self):
+        """Closes it, and removes its file."""
+        own = vars(self).pop('_socket', None)
+        if own is not None:
+            own.close()
+        unlink, self._unlink = self._unlink, None
+        if unlink is not None:
+            unlink()
+        self._core.close()
+
+
+def Client(address, family=None, authkey=None):
+    """A connection to the `Listener` at that address."""
+    family = family or address_type(address)
+    _validate_family(family)
+    _check_key(authkey)
+    return Connection(_core.connect(address, family, authkey))
+
+
+def SocketClient(address):
+    """A connection to whatever listens at that address."""
+    return Connection(_core.connect(address, address_type(address)))
+
+
+#
+# The handshake, over anything that carries messages
+#
+
+_create_response = _core.create_response
+_verify_challenge = _core.verify_response
+
+
+def _check_bytes(authkey):
+    if not isinstance(authkey, bytes):
+        raise ValueError(f'Authkey must be bytes, not {type(authkey)}')
+
+
+def deliver_challenge(connection, authkey, digest_name='sha256'):
+    """Has the other end show that it knows the key."""
+    _check_bytes(authkey)
+    message = b'{%s}%s' % (digest_name.encode('ascii'), os.urandom(40))
+    connection.send_bytes(_CHALLENGE + message)
+    response = connection.recv_bytes(256)
+    try:
+        _verify_challenge(authkey, message, response)
+    except AuthenticationError:
+        connection.send_bytes(_FAILURE)
+        raise
+    connection.send_bytes(_WELCOME)
+
+
+def answer_challenge(connection, authkey):
+    """Shows the other end that this one knows the key."""
+    _check_bytes(authkey)
+    message = connection.recv_bytes(256)
+    if not message.startswith(_CHALLENGE):
+        raise AuthenticationError(f'Protocol error, expected challenge: {message=}')
+    message = message[len(_CHALLENGE):]
+    if len(message) < 20:
+        raise AuthenticationError(f'challenge too short: {len(message)} bytes')
+    connection.send_bytes(_create_response(authkey, message))
+    if connection.recv_bytes(256) != _WELCOME:
+        raise AuthenticationError('digest sent was rejected')
+
+
+#
+# Messages of XML
+#
+
+class ConnectionWrapper:
+    """A connection whose objects are turned into bytes, and back, by other functions than pickle's."""
+
+    def __init__(self, conn, dumps, loads):
+        self._conn = conn
+        self._dumps = dumps
+        self._loads = loads
+        for name in ('fileno', 'close', 'poll', 'recv_bytes', 'send_bytes'):
+            setattr(self, name, getattr(conn, name))
+
+    def send(self, obj):
+        """Sends an object."""
+        self._conn.send_bytes(self._dumps(obj))
+
+    def recv(self):
+        """Receives an object."""
+        return self._loads(self._conn.recv_bytes())
+
+
+def _xml_dumps(obj):
+    import xmlrpc.client
+    return xmlrpc.client.dumps((obj,), None, None, None, 1).encode('utf-8')
+
+
+def _xml_loads(s):
+    import xmlrpc.client
+    (obj,), _ = xmlrpc.client.loads(s.decode('utf-8'))
+    return obj
+
+
+class XmlListener(Listener):
+    """A listener whose connections carry XML."""
+
+    def accept(self):
+        """The next connection."""
+        return ConnectionWrapper(super().accept(), _xml_dumps, _xml_loads)
+
+
+def XmlClient(*args, **kwds):
+    """A client whose connection carries XML."""
+    return ConnectionWrapper(Client(*args, **kwds), _xml_dumps, _xml_loads)

@@ -5,6 +5,7 @@
 //! compiled code can do: let go of the interpreter, wait, and run signal handlers.
 
 mod blocking;
+mod connection;
 mod entry;
 mod error;
 mod handoff;
@@ -49,6 +50,13 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pool::WorkerSeat>()?;
     module.add_class::<memory::Memory>()?;
     module.add_class::<handoff::DupFd>()?;
+    module.add_class::<connection::Connection>()?;
+    module.add_class::<connection::Listener>()?;
+    module.add_function(wrap_pyfunction!(connection::connect, module)?)?;
+    module.add_function(wrap_pyfunction!(connection::pipe, module)?)?;
+    module.add_function(wrap_pyfunction!(connection::forget_turns, module)?)?;
+    module.add_function(wrap_pyfunction!(connection::create_response, module)?)?;
+    module.add_function(wrap_pyfunction!(connection::verify_response, module)?)?;
     shared::install(module)?;
     module.add_class::<tree::ChildSlot>()?;
     module.add_class::<server::ForkServer>()?;

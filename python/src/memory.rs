@@ -7,6 +7,7 @@
 use crate::value::malformed;
 use crate::{blocking, tree};
 use procession_core::{Bytes, ObjectName};
+use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -97,6 +98,128 @@ pub(crate) fn bytes_with(
     } else {
         Err(malformed(0))
     }
+}
+
+/// A bytes object that isn't whole yet, whose memory is no more than a part of what it will have.
+///
+/// Nobody else refers to it before it is whole.
+pub(crate) struct Growing {
+    object: Py<PyBytes>,
+    /// Its present length, and how many bytes of that are filled.
+    room: usize,
+    filled: usize,
+}
+
+unsafe extern "C" {
+    /// Of the stable ABI: makes a new object of another length of one that nobody else refers to, or null and an exception.
+    fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> c_int;
+}
+
+impl Growing {
+    pub(crate) fn new(py: Python<'_>, room: usize) -> PyResult<Self> {
+        let size = ffi::Py_ssize_t::try_from(room)?;
+        // SAFETY: interpreter-attached; without a source the bytes are left as they are.
+        let object = unsafe { ffi::PyBytes_FromStringAndSize(std::ptr::null(), size) };
+        // SAFETY: a new object that nobody else refers to, or null and an exception.
+        let object = unsafe { Bound::from_owned_ptr_or_err(py, object) }?.cast_into::<PyBytes>()?;
+        Ok(Self {
+            object: object.unbind(),
+            room,
+            filled: 0,
+        })
+    }
+
+    /// Makes it longer.
+    pub(crate) fn grow(self, py: Python<'_>, room: usize) -> PyResult<Self> {
+        let size = ffi::Py_ssize_t::try_from(room.max(self.room))?;
+        let Self { object, filled, .. } = self;
+        let mut object = object.into_ptr();
+        // SAFETY: interpreter-attached; the only reference to the object, which is given up for the new one.
+        let resized = unsafe { _PyBytes_Resize(&raw mut object, size) };
+        if resized != 0 {
+            return Err(PyErr::fetch(py));
+        }
+        // SAFETY: the new object, to which nobody else refers.
+        let object = unsafe { Bound::from_owned_ptr_or_err(py, object) }?.cast_into::<PyBytes>()?;
+        Ok(Self {
+            object: object.unbind(),
+            room,
+            filled,
+        })
+    }
+
+    fn base(&self) -> *mut MaybeUninit<u8> {
+        // SAFETY: it is a bytes object; this only computes where its bytes are.
+        unsafe { ffi::PyBytes_AsString(self.object.as_ptr()) }.cast()
+    }
+
+    /// What is to be filled.
+    pub(crate) fn room(&mut self) -> &mut [MaybeUninit<u8>] {
+        // SAFETY: it has as many bytes, and nobody else refers to it.
+        let all = unsafe { slice::from_raw_parts_mut(self.base(), self.room) };
+        &mut all[self.filled..]
+    }
+
+    /// Fills a part of the room by `read`, which says how many bytes it has filled.
+    pub(crate) fn fill<E>(
+        &mut self,
+        read: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<Option<usize>, E>,
+    ) -> Result<Option<usize>, E> {
+        let filled = read(self.room())?;
+        self.filled = self
+            .filled
+            .saturating_add(filled.unwrap_or(0))
+            .min(self.room);
+        Ok(filled)
+    }
+
+    /// Copies bytes into the room, which has as many.
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
+        let room = self.room().iter_mut();
+        let written = room.zip(bytes).map(|(place, byte)| place.write(*byte));
+        self.filled += written.count();
+    }
+
+    /// How many bytes are filled.
+    pub(crate) fn len(&self) -> usize {
+        self.filled
+    }
+
+    /// What is filled.
+    pub(crate) fn filled(&self) -> &[u8] {
+        // SAFETY: filled-before-read.
+        unsafe { slice::from_raw_parts(self.base().cast(), self.filled) }
+    }
+
+    /// The object, all of which is filled.
+    pub(crate) fn whole(self, py: Python<'_>) -> PyResult<Bound<'_, PyBytes>> {
+        if self.filled == self.room {
+            Ok(self.object.into_bound(py))
+        } else {
+            Err(malformed(self.filled))
+        }
+    }
+}
+
+/// Calls `work` with the bytes of any object that has a buffer.
+pub(crate) fn with_bytes<R>(
+    object: &Bound<'_, PyAny>,
+    work: impl FnOnce(&[u8]) -> PyResult<R>,
+) -> PyResult<R> {
+    if let Ok(bytes) = object.cast::<PyBytes>() {
+        return work(bytes.as_bytes());
+    }
+    let buffer = PyUntypedBuffer::get(object)?;
+    if !buffer.is_c_contiguous() {
+        return Err(PyBufferError::new_err("the buffer is not C-contiguous"));
+    }
+    if buffer.len_bytes() == 0 {
+        return work(&[]);
+    }
+    let base = buffer.buf_ptr().cast_const().cast::<u8>();
+    // SAFETY: buffer-held: it has so many bytes in one piece until it is released, behind this. Who changes them meanwhile
+    // chooses what is sent.
+    work(unsafe { slice::from_raw_parts(base, buffer.len_bytes()) })
 }
 
 /// The memory of that name: what its pickle calls.

@@ -5,6 +5,7 @@
 //! nobody ever receives lives until the tree ends.
 
 use crate::error::raise;
+use crate::pickle::{self, Pieces};
 use crate::{blocking, tree};
 use procession_core::{Carried, Deadline, Error, Naming, ObjectName, Queue};
 use pyo3::exceptions::PyValueError;
@@ -41,26 +42,35 @@ impl Parcel {
     }
 }
 
-/// Pickles an object by `dumps` and sends it by `send_bytes`, to one who receives it once.
-#[pyfunction]
-pub(crate) fn send_pickled<'py>(
-    obj: &Bound<'py, PyAny>,
-    dumps: &Bound<'py, PyAny>,
-    send_bytes: &Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let (pickle, names) = Naming::during(|| dumps.call1((obj,)))?;
+/// Pickles an object and has `send` send it, to one who receives it once.
+pub(crate) fn send(
+    object: &Bound<'_, PyAny>,
+    mut send: impl FnMut(&Pieces) -> PyResult<()>,
+) -> PyResult<()> {
+    let py = object.py();
+    let (pieces, names) = Naming::during(|| pickle::dumps(py, object))?;
     if names.names().is_empty() {
-        return send_bytes.call1((pickle,)).inspect(|_| names.delivered());
+        return send(&pieces).inspect(|()| names.delivered());
     }
-    let py = obj.py();
-    let pickle = py.get_type::<PyBytes>().call1((pickle,))?.cast_into()?;
-    let parcel = Bound::new(py, Parcel::new(py, pickle.unbind(), &names)?)?;
-    let sent = dumps
-        .call1((&parcel,))
-        .and_then(|pickle| send_bytes.call1((pickle,)));
+    let parcel = Bound::new(py, Parcel::new(py, joined(py, &pieces).unbind(), &names)?)?;
+    let sent = pickle::dumps(py, parcel.as_any()).and_then(|pieces| send(&pieces));
     sent.inspect_err(|_| {
         // Nobody has its name, then; if it can't be told, the parcel lives on.
         let _ = parcel.get().queue.recapture();
+    })
+}
+
+fn joined<'py>(py: Python<'py>, pieces: &Pieces) -> Bound<'py, PyBytes> {
+    let pieces: Vec<&[u8]> = pieces.iter().map(|piece| piece.as_bytes(py)).collect();
+    PyBytes::new(py, &pieces.concat())
+}
+
+/// Pickles an object and sends it by `send_bytes`, which takes bytes.
+#[pyfunction]
+pub(crate) fn send_pickled(obj: &Bound<'_, PyAny>, send_bytes: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = obj.py();
+    send(obj, |pieces| {
+        send_bytes.call1((joined(py, pieces),)).map(drop)
     })
 }
 

@@ -54,13 +54,14 @@ UNUSED = {'connection.MESSAGE_LENGTH', 'connection.CHALLENGE'}
 #: Optional parameters that ours have besides the standard's.
 ADDED = {
     'shared_memory.SharedMemory': {'track'},
+    'connection.deliver_challenge': {'digest_name'},
     **dict.fromkeys(('set_forkserver_preload', 'context.BaseContext.set_forkserver_preload',
                      'forkserver.set_forkserver_preload', 'forkserver.ForkServer.set_forkserver_preload'), {'on_error'}),
 }
 
 #: Compiled classes whose constructors show inspect no signature.
 COMPILED = {'synchronize.Lock', 'synchronize.RLock', 'synchronize.Semaphore', 'synchronize.BoundedSemaphore',
-            'synchronize.Event', 'sharedctypes.SynchronizedBase', 'sharedctypes.Synchronized',
+            'synchronize.Event', 'connection.Connection', 'sharedctypes.SynchronizedBase', 'sharedctypes.Synchronized',
             'sharedctypes.SynchronizedArray', 'sharedctypes.SynchronizedString'}
 
 #: What isn't built yet: the words that its error must have, and how a program comes to use it.

@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 /// What speaks for Python: the standard library, and the package.
-const PACKAGES: [&str; 1] = ["multiprocessing"];
+const PACKAGES: [&str; 2] = ["multiprocessing", "procession"];
 
 /// What both ends say, one line a talk: a wrong key, the right one, and the same at the other address.
 const EXPECTED: [&str; 4] = ["refused", TALK, "refused", TALK];
@@ -101,9 +101,7 @@ fn prepare() -> Step<Vec<Peer>> {
         "--example",
         "peer",
     ]))?;
-    if PACKAGES.contains(&"procession") {
-        python::build()?;
-    }
+    python::build()?;
     let interpreters = Interpreter::all()?;
     let pythons = PACKAGES.into_iter().flat_map(|package| {
         let interpreters = interpreters.iter().cloned();

@@ -112,6 +112,16 @@ impl Listener {
         &self.address
     }
 
+    /// Removes the file that it made, if that is still there: nobody connects from now on. In another process than the one that made
+    /// it, nothing happens.
+    pub fn remove_file(&self) {
+        if let (Some((file, maker)), Address::Path(path)) = (self.file, &self.address)
+            && maker == sys::identity::pid()
+        {
+            socket::remove(path, file);
+        }
+    }
+
     /// The next connection, whoever that is; `None` once the deadline has passed.
     ///
     /// When there is no descriptor for one, it waits for a second until somebody closes one.
@@ -278,11 +288,7 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let (Some((file, maker)), Address::Path(path)) = (self.file, &self.address)
-            && maker == sys::identity::pid()
-        {
-            socket::remove(path, file);
-        }
+        self.remove_file();
     }
 }
 

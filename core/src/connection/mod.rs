@@ -12,12 +12,16 @@ mod listener;
 mod pipe;
 mod stream;
 
+pub use crate::sys::number::Numbered;
 pub use crate::sys::socket::Address;
 pub use authentication::Authentication;
 pub use client::Connecting;
 pub use listener::{Accepted, Admission, GUEST_TIME, GUESTS_MAX, Listener, Refused};
 pub use pipe::{Landed, PipeEnd, pipe};
-pub use stream::{Received, receive, receive_into, send};
+pub use stream::{
+    Received, can_receive, is_socket, receive, receive_body, receive_into, receive_length, send,
+    stream_pair, stream_pipe,
+};
 
 use crate::Error;
 use crate::wire::{AuthError, FrameError};

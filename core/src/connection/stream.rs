@@ -1,11 +1,13 @@
 //! One message to or from a descriptor.
 
 use super::Failure;
+use crate::sys::descriptor::readable;
 use crate::sys::stream;
 use crate::wire::{Decoder, Header};
 use crate::{Deadline, Error};
 use std::io::IoSlice;
-use std::os::fd::BorrowedFd;
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// Sends one message, whose body is these pieces one after the other; false once the deadline has passed.
 ///
@@ -77,6 +79,83 @@ pub fn receive(
     Ok(decoder.frame())
 }
 
+/// Receives as much of a message as says how long it is; `None` once the deadline has passed.
+///
+/// For a caller that has a place for the body: it takes what the decoder has got of it ([`Decoder::take_body`]), the rest with
+/// [`receive_body`], and then [passes](Decoder::pass) to the next message, or gives the decoder back what has arrived.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_length(
+    from: BorrowedFd<'_>,
+    decoder: &mut Decoder,
+    deadline: Deadline,
+) -> Result<Option<u64>, Failure> {
+    loop {
+        if let Some(length) = decoder.length() {
+            return Ok(Some(length));
+        }
+        // Its header: a body is wanted only once the length is known.
+        let Some(wanted) = decoder.wanted()? else {
+            return Ok(None);
+        };
+        match stream::append(from, wanted.into, wanted.most, deadline)? {
+            Some(0) => return Err(end(decoder)),
+            Some(_) => {}
+            None => return Ok(None),
+        }
+    }
+}
+
+/// Receives the next bytes of a body, at most as many as there is room for: none at the end of the stream, `None` once the deadline
+/// has passed.
+///
+/// # Errors
+/// `Os`, `Interrupted`.
+pub fn receive_body(
+    from: BorrowedFd<'_>,
+    room: &mut [MaybeUninit<u8>],
+    deadline: Deadline,
+) -> crate::Result<Option<usize>> {
+    stream::fill_room(from, room, deadline)
+}
+
+/// Waits until something can be received, or will be said at once; false once the deadline has passed.
+///
+/// # Errors
+/// `Os`, `Interrupted`.
+///
+/// Python: `Connection.poll`.
+pub fn can_receive(from: BorrowedFd<'_>, deadline: Deadline) -> crate::Result<bool> {
+    readable([from], deadline).map(|ready| !ready.is_empty())
+}
+
+/// Two ends that both send and receive.
+///
+/// # Errors
+/// `Os`, when there are no descriptors.
+///
+/// Python: `Pipe()`.
+pub fn stream_pair() -> crate::Result<(OwnedFd, OwnedFd)> {
+    stream::pair()
+}
+
+/// An end that receives and one that sends.
+///
+/// # Errors
+/// As [`stream_pair`].
+///
+/// Python: `Pipe(duplex=False)`.
+pub fn stream_pipe() -> crate::Result<(OwnedFd, OwnedFd)> {
+    stream::pipe()
+}
+
+/// Whether a stream is a socket. Only of those calls with a deadline never wait longer than that, whoever else uses it.
+#[must_use]
+pub fn is_socket(stream: BorrowedFd<'_>) -> bool {
+    stream::is_socket(stream)
+}
+
 /// Where a message went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Received {
@@ -99,16 +178,8 @@ pub fn receive_into(
     buffer: &mut [u8],
     deadline: Deadline,
 ) -> Result<Option<Received>, Failure> {
-    while decoder.length().is_none() {
-        // Its header: a body is wanted only once the length is known.
-        let Some(wanted) = decoder.wanted()? else {
-            break;
-        };
-        match stream::append(from, wanted.into, wanted.most, deadline)? {
-            Some(0) => return Err(end(decoder)),
-            Some(_) => {}
-            None => return Ok(None),
-        }
+    if receive_length(from, decoder, deadline)?.is_none() {
+        return Ok(None);
     }
     let Some(mut filling) = decoder.fill(buffer) else {
         return Ok(receive(from, decoder, deadline)?.map(Received::TooLong));

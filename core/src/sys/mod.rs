@@ -19,6 +19,7 @@ pub(crate) mod mapping;
 #[cfg(all(loom, test))]
 pub(crate) mod model;
 pub(crate) mod named;
+pub mod number;
 pub(crate) mod packet;
 pub mod pidfd;
 #[cfg(crash_points)]

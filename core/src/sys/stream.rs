@@ -1,24 +1,50 @@
 //! Streams: reading and writing what a socket, a pipe or a terminal has or takes at this moment. Source: read(2), writev(2), sendmsg(2),
 //! poll(2).
 
-use super::{ask, descriptor, failed};
+use super::descriptor::{self, above_streams};
+use super::{ask, demand, failed};
 use crate::{Deadline, Result};
-use rustix::buffer::spare_capacity;
+use rustix::buffer::{Buffer, spare_capacity};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType,
+};
 use std::io::IoSlice;
-use std::os::fd::BorrowedFd;
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// What a pipe that is ready takes without waiting: `PIPE_BUF` of pipe(7).
 const PIPE_BYTES: usize = 4096;
 /// Pieces of one call: `IOV_MAX`.
 const PIECES_MAX: usize = 1024;
 
+/// Two ends, each of which reads what was written to the other.
+pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    let (one, other) = demand("socketpair", || {
+        let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+        rustix::net::socketpair(family, SocketType::STREAM, flags, None)
+    })?;
+    Ok((above_streams(one)?, above_streams(other)?))
+}
+
+/// An end to read from, and one to write to.
+pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = demand("pipe2", || {
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+    })?;
+    Ok((above_streams(reader)?, above_streams(writer)?))
+}
+
+/// Whether it is a socket: the one kind of stream on which a single call can be told not to wait.
+pub(crate) fn is_socket(stream: BorrowedFd<'_>) -> bool {
+    rustix::net::sockopt::socket_type(stream).is_ok()
+}
+
 /// Appends at most so many bytes, and says how many: none at the end of the stream, and `None` when the deadline passed first.
 ///
 /// The buffer must have that much spare capacity; bytes go there straight, without being zeroed first. One call where there is no
-/// deadline.
+/// deadline, and where a socket has something to read.
 pub(crate) fn append(
     from: BorrowedFd<'_>,
     into: &mut Vec<u8>,
@@ -27,8 +53,8 @@ pub(crate) fn append(
 ) -> Result<Option<usize>> {
     let before = into.len();
     if into.capacity() - before == most {
-        return when(from, PollFlags::IN, deadline, || {
-            ask("read", || rustix::io::read(from, spare_capacity(into)))
+        return when(from, PollFlags::IN, deadline, |how| {
+            read(from, spare_capacity(into), how)
         });
     }
     // More capacity than is wanted: what comes behind isn't ours to take.
@@ -44,9 +70,29 @@ pub(crate) fn fill(
     into: &mut [u8],
     deadline: Deadline,
 ) -> Result<Option<usize>> {
-    when(from, PollFlags::IN, deadline, || {
-        ask("read", || rustix::io::read(from, &mut *into))
+    when(from, PollFlags::IN, deadline, |how| {
+        read(from, &mut *into, how)
     })
+}
+
+/// As [`fill`], with room that nobody has zeroed.
+pub(crate) fn fill_room(
+    from: BorrowedFd<'_>,
+    into: &mut [MaybeUninit<u8>],
+    deadline: Deadline,
+) -> Result<Option<usize>> {
+    when(from, PollFlags::IN, deadline, |how| {
+        read(from, &mut *into, how).map(|(filled, _)| filled.len())
+    })
+}
+
+fn read<B: Buffer<u8>>(from: BorrowedFd<'_>, into: B, how: How) -> rustix::io::Result<B::Output> {
+    match how {
+        How::SocketNow => ask("recv", || {
+            rustix::net::recv(from, into, RecvFlags::DONTWAIT).map(|(read, _)| read)
+        }),
+        How::Patient | How::Ready => ask("read", || rustix::io::read(from, into)),
+    }
 }
 
 /// Writes as much of the pieces as the stream takes, with one call, and says how many bytes that were; `None` when the deadline
@@ -57,49 +103,70 @@ pub(crate) fn write(
     deadline: Deadline,
 ) -> Result<Option<usize>> {
     let pieces = &pieces[..pieces.len().min(PIECES_MAX)];
-    when(to, PollFlags::OUT, deadline, || {
-        if deadline == Deadline::NEVER {
-            return ask("writev", || rustix::io::writev(to, pieces));
-        }
-        // A socket that is ready takes some of it; so that it doesn't wait for the rest, it is told not to.
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let mut nothing = SendAncillaryBuffer::default();
-        match ask("sendmsg", || {
+    when(to, PollFlags::OUT, deadline, |how| match how {
+        How::Patient => ask("writev", || rustix::io::writev(to, pieces)),
+        How::SocketNow => ask("sendmsg", || {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let mut nothing = SendAncillaryBuffer::default();
             rustix::net::sendmsg(to, pieces, &mut nothing, flags)
-        }) {
-            Err(Errno::NOTSOCK) => {
-                let piece = pieces.iter().find(|piece| !piece.is_empty());
-                let piece = piece.map_or(&[][..], |piece| piece);
-                let some = &piece[..piece.len().min(PIPE_BYTES)];
-                ask("write", || rustix::io::write(to, some))
-            }
-            sent => sent,
-        }
+        }),
+        How::Ready => ask("write", || {
+            let piece = pieces.iter().find(|piece| !piece.is_empty());
+            let piece = piece.map_or(&[][..], |piece| piece);
+            rustix::io::write(to, &piece[..piece.len().min(PIPE_BYTES)])
+        }),
     })
 }
 
-/// Makes a call once the descriptor is ready for it, and again when it wasn't after all: somebody else was faster. Where there
-/// is no deadline the call itself waits, unless the descriptor was made not to.
+/// How a call is to be made.
+#[derive(Debug, Clone, Copy)]
+enum How {
+    /// It waits as long as it takes, unless the descriptor was made not to.
+    Patient,
+    /// It doesn't wait; of a socket that can be asked.
+    SocketNow,
+    /// The descriptor was ready just now, and isn't a socket. It may wait if somebody else was faster.
+    Ready,
+}
+
+/// Makes a call as soon as it gives something; `None` when the deadline passed first. A socket is asked before it is waited for.
 fn when(
     descriptor: BorrowedFd<'_>,
     what: PollFlags,
     deadline: Deadline,
-    mut call: impl FnMut() -> rustix::io::Result<usize>,
+    mut call: impl FnMut(How) -> rustix::io::Result<usize>,
 ) -> Result<Option<usize>> {
-    let mut is_ready = deadline == Deadline::NEVER;
+    let mut how = match deadline {
+        Deadline::NEVER => How::Patient,
+        _ => How::SocketNow,
+    };
     loop {
-        if !is_ready && !ready(descriptor, what, deadline)? {
+        let called = match how {
+            How::Ready => Err(Errno::AGAIN),
+            how => call(how),
+        };
+        match called {
+            Err(Errno::NOTSOCK) => how = How::Ready,
+            Err(Errno::AGAIN) => {}
+            called => return finish(called),
+        }
+        let is_over = matches!(how, How::SocketNow) && deadline.passed();
+        if is_over || !ready(descriptor, what, deadline)? {
             return Ok(None);
         }
-        match call() {
-            Err(Errno::AGAIN) => is_ready = false,
-            result => {
-                return result
-                    .map(Some)
-                    .map_err(|errno| failed("read or write", errno));
+        if matches!(how, How::Ready) {
+            match call(how) {
+                Err(Errno::AGAIN) => {}
+                called => return finish(called),
             }
         }
     }
+}
+
+fn finish(called: rustix::io::Result<usize>) -> Result<Option<usize>> {
+    called
+        .map(Some)
+        .map_err(|errno| failed("read or write", errno))
 }
 
 /// Waits until the descriptor is ready, or will say at once why not; false once the deadline has passed.

@@ -269,18 +269,9 @@ impl<'k> Handshake<'k> {
 
     /// Whether that is what the key makes of our challenge.
     fn judge(&mut self, answer: &[u8]) -> Result<(), AuthError> {
-        let (digest, claimed) = if is_legacy(answer) {
-            (Digest::Md5, answer)
-        } else {
-            digest_and_rest(answer)?
-        };
+        let (digest, claimed) = digest_and_claim(answer)?;
         self.allow(digest)?;
-        let length = claimed.len();
-        if length != digest.size_bytes() {
-            return Err(AuthError::WrongLength { digest, length });
-        }
-        let is_right = digest.is(claimed, &self.key, &self.challenge);
-        is_right.then_some(()).ok_or(AuthError::WrongDigest)
+        check(&self.key, &self.challenge, digest, claimed)
     }
 
     /// What the key makes of the peer's challenge.
@@ -296,13 +287,8 @@ impl<'k> Handshake<'k> {
         if own.is_some_and(|tag| challenge.windows(TAG_BYTES).any(|part| part == tag)) {
             return Err(AuthError::Reflected);
         }
-        if is_legacy(challenge) {
-            self.allow(Digest::Md5)?;
-            return Ok(Digest::Md5.of(&self.key, challenge));
-        }
-        let (digest, _) = digest_and_rest(challenge)?;
-        self.allow(digest)?;
-        Ok([prefix(digest), digest.of(&self.key, challenge)].concat())
+        self.allow(digest_and_claim(challenge)?.0)?;
+        respond(&self.key, challenge)
     }
 
     fn allow(&mut self, digest: Digest) -> Result<(), AuthError> {
@@ -312,6 +298,50 @@ impl<'k> Handshake<'k> {
         }
         Ok(())
     }
+}
+
+/// What the key makes of a challenge, without the handshake around it.
+///
+/// # Errors
+/// `UnknownDigest`.
+///
+/// Python: `connection._create_response`.
+pub fn respond(key: &[u8], challenge: &[u8]) -> Result<Vec<u8>, AuthError> {
+    let (digest, _) = digest_and_claim(challenge)?;
+    let made = digest.of(key, challenge);
+    Ok(if is_legacy(challenge) {
+        made
+    } else {
+        [prefix(digest), made].concat()
+    })
+}
+
+/// Whether an answer is what the key makes of a challenge, without the handshake around it.
+///
+/// # Errors
+/// `UnknownDigest`, `WrongLength`, `WrongDigest`.
+///
+/// Python: `connection._verify_challenge`.
+pub fn verify(key: &[u8], challenge: &[u8], answer: &[u8]) -> Result<(), AuthError> {
+    let (digest, claimed) = digest_and_claim(answer)?;
+    check(key, challenge, digest, claimed)
+}
+
+fn check(key: &[u8], challenge: &[u8], digest: Digest, claimed: &[u8]) -> Result<(), AuthError> {
+    let length = claimed.len();
+    if length != digest.size_bytes() {
+        return Err(AuthError::WrongLength { digest, length });
+    }
+    let is_right = digest.is(claimed, key, challenge);
+    is_right.then_some(()).ok_or(AuthError::WrongDigest)
+}
+
+/// The digest that a challenge asks for or an answer is made with, and what follows its name: all of it, when there is none.
+fn digest_and_claim(message: &[u8]) -> Result<(Digest, &[u8]), AuthError> {
+    if is_legacy(message) {
+        return Ok((Digest::Md5, message));
+    }
+    digest_and_rest(message)
 }
 
 /// Whether a challenge or an answer is one of CPython up to 3.11. By its length alone: those of later versions are longer, since they

@@ -244,6 +244,18 @@ impl Decoder {
         }
     }
 
+    /// What has arrived of the body, which the decoder has no more: whoever takes it gets the rest without the decoder, too.
+    #[must_use]
+    pub fn take_body(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.body)
+    }
+
+    /// Goes on to the next frame: somebody else got the rest of this one.
+    pub fn pass(&mut self) {
+        self.header.clear();
+        self.body.clear();
+    }
+
     /// Has the body arrive in a buffer of the caller's; `None` when its length isn't known yet, or it is too long for that.
     ///
     /// Python: `Connection.recv_bytes_into`.

@@ -3,7 +3,7 @@
 use super::source::{Source, blank};
 
 /// The files that may hold `unsafe`, each with its reason.
-const LIST: [(&str, &str); 10] = [
+const LIST: [(&str, &str); 11] = [
     (
         "core/src/sys/mapping.rs",
         "mmap and munmap; takes over an inherited descriptor",
@@ -27,6 +27,10 @@ const LIST: [(&str, &str); 10] = [
     (
         "core/src/sys/pidfd.rs",
         "an ioctl that rustix doesn't know tells how a process ended that isn't ours; who is at the other end of a socket",
+    ),
+    (
+        "core/src/sys/number.rs",
+        "descriptors that a program gave by their numbers",
     ),
     (
         "core/src/shm/view.rs",
