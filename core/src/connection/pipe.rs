@@ -8,6 +8,10 @@
 //! So the kernel says when a message is there, when there is room, and when nobody has the other end any more, exactly and
 //! whatever dies; one packet is one message, so threads and processes may share an end. A run that a packet names is linked
 //! to the pipe's object, and goes with that if nobody receives it; `docs/shm.md` has the crash table.
+//!
+//! Beside frames on a stream, on two processors, in µs a message: of 64 bytes 1.3 here and 1.1 there, or 1.9 and 2.0 if each side has
+//! 0.4 of other work; of 64 KiB 6.1 and 7.2; of 1 MiB, which fits into nobody's cache, 193 and 153. A queue of the arena takes 0.13,
+//! 1.0, 5.8 and 158. So what this is good for is not speed: it is whole messages, whoever shares an end or is killed.
 
 use super::Failure;
 use crate::shm::extent::Run;
@@ -24,7 +28,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 
-/// The longest message that is sent as it is: beyond, two copies in shared memory cost less than the kernel's two.
+/// The longest message that is sent as it is: 32 KiB take 6 µs as a packet, and 4 to 5 by name.
 const INLINE_MAX: usize = 16 << 10;
 /// The last byte of a packet that is a message.
 const INLINE: u8 = 1;
