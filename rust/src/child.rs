@@ -1,7 +1,7 @@
 //! Where a child begins.
 
 use crate::codec;
-use crate::connection::passing::{self, Terms};
+use crate::connection::passing::{self, Kind};
 use crate::error::{Error, ErrorKind, Result, retry};
 use crate::function::{Runner, end};
 use crate::launch::{CALL, Role, Ticket};
@@ -162,7 +162,7 @@ fn run(ticket: Ticket) -> Result<i32> {
     let arena = tree::attach(&ticket.token)?;
     let mailbox = retry(|| Queue::open(arena, ticket.mailbox)).map_err(failed)?;
     let call = Call::take(&mailbox)?;
-    let passed = (FIRST_PASSED..).take(call.terms.len());
+    let passed = (FIRST_PASSED..).take(call.kinds.len());
     let passed = passed.map(procession_core::inherited);
     let passed = passed.collect::<Result<_, _>>().map_err(failed)?;
     call.run(&mailbox, None, passed)
@@ -204,7 +204,7 @@ pub(crate) struct Call {
     birth: Birth,
     changes: Vec<Change>,
     /// Of the connections in the argument.
-    terms: Vec<Terms>,
+    kinds: Vec<Kind>,
     /// Where the function's own part of the message begins.
     start: usize,
 }
@@ -218,13 +218,13 @@ impl Call {
             Error::new(ErrorKind::Malformed, text)
         })?;
         let mut rest: &[u8] = &message.bytes;
-        let (birth, changes, terms) = codec::decode(&mut rest)?;
+        let (birth, changes, kinds) = codec::decode(&mut rest)?;
         let start = message.bytes.len() - rest.len();
         Ok(Self {
             message,
             birth,
             changes,
-            terms,
+            kinds,
             start,
         })
     }
@@ -250,7 +250,7 @@ impl Call {
         let mut output = Vec::new();
         let bytes = self.message.bytes.get(self.start..).unwrap_or_default();
         let run = || Runner::default().run(bytes, &mut output);
-        let (tag, names) = passing::having(passed, self.terms, run);
+        let (tag, names) = passing::having(passed, self.kinds, run);
         drop(self.message);
         retry(|| mailbox.put_naming(tag, &[&output], &names, Deadline::NEVER))
             .map_err(|error| Error::at("give a value back", error))?;

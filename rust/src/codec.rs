@@ -10,18 +10,11 @@ use std::cell::Cell;
 /// A buffer that grew beyond this for one message isn't kept for the next.
 const KEPT_BYTES: usize = 1 << 20;
 
-/// Why a value couldn't be encoded or decoded.
-enum Reason {
-    /// In the value's own words.
-    Own(&'static str),
-    Core(CoreError),
-}
-
 thread_local! {
     /// What values are encoded into and decoded from: taken while in use, since encoding may run code of the user's.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     /// Why this thread's last value couldn't be encoded or decoded: postcard's errors have no room for it.
-    static REASON: Cell<Option<Reason>> = const { Cell::new(None) };
+    static REASON: Cell<Option<CoreError>> = const { Cell::new(None) };
 }
 
 /// Calls `work` with an empty buffer of this thread's.
@@ -43,31 +36,24 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) -> Resu
         .map_err(|error| failed("encode a value", &error))
 }
 
-/// The error of a value that can't be encoded, for whoever reads it.
-pub(crate) fn refuse<E: ser::Error>(why: &'static str) -> E {
-    REASON.set(Some(Reason::Own(why)));
-    E::custom(why)
-}
-
 /// The error of a value that can't be encoded for a reason of the core's, which the caller of [`encode`] will be told.
 pub(crate) fn explained<E: ser::Error>(reason: CoreError) -> E {
     let error = E::custom(&reason);
-    REASON.set(Some(Reason::Core(reason)));
+    REASON.set(Some(reason));
     error
 }
 
 /// As [`explained`], of a value that can't be decoded.
 pub(crate) fn misread<E: de::Error>(reason: CoreError) -> E {
     let error = E::custom(&reason);
-    REASON.set(Some(Reason::Core(reason)));
+    REASON.set(Some(reason));
     error
 }
 
 #[cold]
 fn failed(doing: &str, error: &postcard::Error) -> Error {
     match REASON.take() {
-        Some(Reason::Core(reason)) => Error::at(doing, reason),
-        Some(Reason::Own(why)) => Error::new(ErrorKind::Encoding, format!("{doing}: {why}")),
+        Some(reason) => Error::at(doing, reason),
         None => Error::new(ErrorKind::Encoding, format!("{doing}: {error}")),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::codec;
 use crate::error::{Error, Result, retry};
+use crate::names::not_foreign;
 use crate::process::me;
 use crate::tree::arena;
 use procession_core::handoff::{self, TICKET_BYTES, Ticket};
@@ -151,7 +152,8 @@ impl de::Visitor<'_> for TicketVisitor {
     }
 
     fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<OwnedFd, E> {
-        let redeemed = Ticket::from_bytes(bytes).and_then(|ticket| redeem(&ticket));
+        let ticket = not_foreign().and_then(|()| Ticket::from_bytes(bytes));
+        let redeemed = ticket.and_then(|ticket| redeem(&ticket));
         redeemed.map_err(codec::misread)
     }
 }

@@ -1,8 +1,9 @@
 //! Objects in messages: what a value that is encoded names, and how it is opened again.
 
+use crate::codec;
 use crate::error::{Result, retry};
 use crate::tree::arena;
-use procession_core::{Arena, Carried, Naming, ObjectName};
+use procession_core::{Arena, Carried, Error, Naming, ObjectName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use std::cell::Cell;
 
@@ -44,17 +45,24 @@ pub(crate) fn foreign<R>(decode: impl FnOnce() -> R) -> R {
     decode()
 }
 
+/// # Errors
+/// `Misuse`, while such a message is decoded.
+pub(crate) fn not_foreign() -> procession_core::Result<()> {
+    if FOREIGN.get() {
+        return Err(Error::Misuse {
+            what: "what names an object of a tree of processes must come from the same tree",
+        });
+    }
+    Ok(())
+}
+
 /// Opens the object whose name is decoded.
 pub(crate) fn deserialize<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     open: impl Fn(&Arena, ObjectName) -> procession_core::Result<T>,
 ) -> Result<T, D::Error> {
-    const FROM_ELSEWHERE: &str =
-        "it names an object of a tree of processes, and may come from another one";
     let (offset, serial) = Deserialize::deserialize(deserializer)?;
-    if FOREIGN.get() {
-        return Err(de::Error::custom(FROM_ELSEWHERE));
-    }
+    not_foreign().map_err(codec::misread)?;
     let arena = arena().map_err(de::Error::custom)?;
     retry(|| open(arena, ObjectName { offset, serial })).map_err(de::Error::custom)
 }

@@ -1,8 +1,7 @@
 //! Who is let in, and how much a message may have: what listeners and clients have in common.
 
-use super::transport::Terms;
 use crate::error::{Error, ErrorKind, Result};
-use procession_core::wire::{Authenticated, Digest, Role, Terms as Handshake};
+use procession_core::wire::{Authenticated, Digest, Role, Terms};
 use std::fmt;
 
 /// The longest message that is received, unless another limit is set: as much memory as one peer may take without anybody's
@@ -49,18 +48,11 @@ impl Access {
         Ok(())
     }
 
-    pub(super) fn handshake(&self, role: Role) -> Handshake {
-        Handshake {
+    pub(super) fn handshake(&self, role: Role) -> Terms {
+        Terms {
             role,
             digest: Digest::Sha256,
             md5: self.md5,
-        }
-    }
-
-    pub(super) fn terms(&self) -> Terms {
-        Terms {
-            limit: self.limit,
-            in_tree: false,
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use super::access::{self, Access};
 use super::error::failed;
-use super::transport::{self, Transport};
+use super::stream::retry as retry_failing;
+use super::transport::Transport;
 use super::{Address, Connection};
 use crate::error::{Error, ErrorKind, Result, retry};
 use procession_core::Deadline;
@@ -100,14 +101,16 @@ impl Client {
             let terms = self.access.handshake(Role::Client);
             let mut authentication =
                 Authentication::begin(&**key, terms).map_err(|error| Error::at(&doing, error))?;
-            let end = transport::retry(|| authentication.run(stream.as_fd(), deadline));
+            let end = retry_failing(|| authentication.run(stream.as_fd(), deadline));
             let authenticated = end.map_err(|failure| failed(&doing, &failure))?;
             access::note(authenticated, &self.address);
         }
         let peer = Some(self.address.clone());
-        Ok(Connection::of(
-            Transport::new(stream, self.access.terms()).with_peer(peer),
-        ))
+        Ok(Connection::of(Transport::stream(
+            stream,
+            self.access.limit,
+            peer,
+        )))
     }
 
     fn stream(&self, doing: &str, deadline: Deadline) -> Result<OwnedFd> {

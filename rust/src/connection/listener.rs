@@ -157,7 +157,7 @@ impl Listener {
 
     fn connection<S: ?Sized, R: ?Sized>(&self, accepted: Accepted) -> Connection<S, R> {
         let peer = accepted.peer.map(Address::of);
-        Connection::of(Transport::new(accepted.stream, self.access.terms()).with_peer(peer))
+        Connection::of(Transport::stream(accepted.stream, self.access.limit, peer))
     }
 }
 

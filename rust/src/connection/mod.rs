@@ -1,7 +1,8 @@
 //! Connections: values and bytes between two ends.
 //!
-//! [`pipe`](pipe()) makes both ends in this tree of processes; a [`Listener`] and a [`Client`] make one each, anywhere. What is sent is one of CPython's frames
-//! (`docs/wire.md`), so that a connection of bytes may have a stock Python at its other end.
+//! [`pipe`](pipe()) makes both ends in this tree of processes, with a socket and shared memory between them. A [`Listener`] and a
+//! [`Client`] make one each, anywhere: what is sent there is one of CPython's frames (`docs/wire.md`), so that a connection of bytes may have
+//! a stock Python at its other end.
 
 mod access;
 mod address;
@@ -11,6 +12,7 @@ mod listener;
 mod parcel;
 pub(crate) mod passing;
 mod pipe;
+mod stream;
 mod transport;
 mod turn;
 
@@ -32,7 +34,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
-use transport::{Terms, Transport};
+use transport::Transport;
 
 /// One end of a connection, which sends values of one type and receives values of another, each whole and in order.
 ///
@@ -47,7 +49,8 @@ use transport::{Terms, Transport};
 /// poll(2) or an event loop. What can be read is none of their business.
 ///
 /// # Across processes
-/// It can be given to a process as its argument, or a part of it, and sent no other way. When the last process that has
+/// It goes wherever values go, as a [`Descriptor`](crate::Descriptor) does: through queues and pipes, as a value of a process, in
+/// tasks, while its sender lives; an argument of a process is the child's from its start. When the last process that has
 /// the other end is gone or has dropped it, however that goes, [`recv`](Self::recv) gives what was sent, and then
 /// [`Closed`](RecvError::Closed).
 ///
@@ -128,7 +131,7 @@ impl<S: ?Sized, R: ?Sized> Connection<S, R> {
         polled.map_err(|error| Error::at("poll a connection", error))
     }
 
-    /// Receives a typed message's bytes.
+    /// Receives a message's bytes.
     fn receive(&self, deadline: Deadline) -> Result<Vec<u8>, RecvError> {
         self.transport.receive(deadline)?.ok_or(RecvError::Empty)
     }
@@ -171,7 +174,7 @@ impl<S: Serialize, R: ?Sized> Connection<S, R> {
             if names.is_empty() {
                 return self.send_pieces(&[parcel::PLAIN, bytes], deadline);
             }
-            if !self.transport.terms().in_tree {
+            if !self.transport.is_in_tree() {
                 let text = "send a message: it names an object of this tree of processes, and the other end may be in another";
                 let error = Error::new(crate::ErrorKind::Misuse, text);
                 return Err(SendError::Failed(error));
@@ -194,7 +197,7 @@ impl<S: ?Sized, R: ?Sized> Connection<S, R> {
 }
 
 impl<S: ?Sized, R: DeserializeOwned> Connection<S, R> {
-    /// Receives a value; waits until there is one, in the kernel. Two system calls.
+    /// Receives a value; waits until there is one, in the kernel.
     ///
     /// # Errors
     /// [`RecvError::Closed`] when nobody is at the other end any more; `Failed` when what came isn't an `R`, and is
@@ -220,17 +223,19 @@ impl<S: ?Sized, R: DeserializeOwned> Connection<S, R> {
     }
 
     fn recv_until(&self, deadline: Deadline) -> Result<R, RecvError> {
-        let message = self.receive(deadline)?;
-        let in_tree = self.transport.terms().in_tree;
-        // What it names is held until it is decoded, which opens it.
-        let (_carried, value) = parcel::open(&message, in_tree).map_err(RecvError::Failed)?;
-        let decode = || codec::decode_all(value);
-        let decoded = if in_tree {
-            decode()
-        } else {
-            names::foreign(decode)
+        let is_in_tree = self.transport.is_in_tree();
+        let read = |message: &[u8]| {
+            // What it names is held until it is decoded, which opens it.
+            let (_carried, value) = parcel::open(message, is_in_tree)?;
+            let decode = || codec::decode_all(value);
+            if is_in_tree {
+                decode()
+            } else {
+                names::foreign(decode)
+            }
         };
-        decoded.map_err(RecvError::Failed)
+        let received = self.transport.receive_for(deadline, read)?;
+        received.ok_or(RecvError::Empty)?.map_err(RecvError::Failed)
     }
 }
 
@@ -275,7 +280,7 @@ impl<R: ?Sized> Connection<[u8], R> {
 }
 
 impl<S: ?Sized> Connection<S, [u8]> {
-    /// Receives the bytes of a message; waits until there is one, in the kernel. Two system calls.
+    /// Receives the bytes of a message; waits until there is one, in the kernel.
     ///
     /// # Errors
     /// [`RecvError::Closed`] when nobody is at the other end any more; `Failed` when what came is no message, or is longer
@@ -334,11 +339,7 @@ impl<S: ?Sized, R: ?Sized> AsFd for Connection<S, R> {
 /// authenticated.
 impl<S: ?Sized, R: ?Sized> From<OwnedFd> for Connection<S, R> {
     fn from(stream: OwnedFd) -> Self {
-        let terms = Terms {
-            limit: u64::MAX,
-            in_tree: false,
-        };
-        Self::of(Transport::new(stream, terms))
+        Self::of(Transport::stream(stream, u64::MAX, None))
     }
 }
 

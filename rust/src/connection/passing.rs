@@ -1,39 +1,51 @@
-//! Connections as arguments of processes: their descriptors go to the child at its start, and the argument has their places.
+//! Connections in values. In an argument of a process each is a place in a list of descriptors, which the child has from its
+//! start; in any other message it is a [`Descriptor`], which its sender keeps until it is fetched.
 
-pub(crate) use super::transport::Terms;
+pub(crate) use super::transport::Kind;
 use super::transport::Transport;
 use crate::codec;
-use crate::error::Result;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use crate::descriptor::Descriptor;
+use crate::error::{Error, Result};
+use procession_core::{Error as Core, Naming};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
-const ARGUMENTS_ONLY: &str =
-    "a connection can be given to a process as its argument, and sent no other way";
+/// A connection in a value.
+#[derive(Serialize, Deserialize)]
+enum Sent {
+    /// The child has it, in this place.
+    Given(u64),
+    /// It is to be fetched.
+    Kept(Kind, Descriptor),
+}
 
 thread_local! {
     /// While the argument of a process is encoded: the connections in it.
-    static GIVEN: RefCell<Option<Vec<Arc<Transport>>>> = const { RefCell::new(None) };
+    static GIVEN: RefCell<Option<Vec<Gift>>> = const { RefCell::new(None) };
     /// While the argument of this process is decoded: those that came.
     static CAME: RefCell<Vec<Came>> = const { RefCell::new(Vec::new()) };
 }
 
+/// A connection that goes, and what the child is told of it.
+type Gift = (Arc<Transport>, Kind);
+
 /// A connection that came: the same one, however often the argument has it.
 #[derive(Debug)]
 enum Came {
-    Fresh(OwnedFd, Terms),
+    Fresh(OwnedFd, Kind),
     Taken(Weak<Transport>),
 }
 
 /// The connections of an argument.
 #[derive(Debug, Default)]
-pub(crate) struct Given(Vec<Arc<Transport>>);
+pub(crate) struct Given(Vec<Gift>);
 
-/// Encodes the argument of a process, and gives the connections that are in it.
+/// Encodes the argument of a process, within a message that holds what it names, and gives the connections that are in it.
 pub(crate) fn giving(encode: impl FnOnce() -> Result<()>) -> Result<Given> {
     /// Closes the list, whatever becomes of the encoding.
-    struct Open(Option<Vec<Arc<Transport>>>);
+    struct Open(Option<Vec<Gift>>);
     impl Drop for Open {
         fn drop(&mut self) {
             GIVEN.set(self.0.take());
@@ -46,24 +58,26 @@ pub(crate) fn giving(encode: impl FnOnce() -> Result<()>) -> Result<Given> {
 
 impl Given {
     /// What the child is to know of each.
-    pub(crate) fn terms(&self) -> Vec<Terms> {
-        self.0.iter().map(|transport| transport.terms()).collect()
+    pub(crate) fn kinds(&self) -> Vec<Kind> {
+        self.0.iter().map(|(_, kind)| *kind).collect()
     }
 
     /// A descriptor of each, for the child.
     pub(crate) fn descriptors(&self) -> Result<Vec<OwnedFd>> {
-        self.0.iter().map(|transport| transport.copy()).collect()
+        let copies = self.0.iter().map(|(end, _)| end.copy());
+        let copies = copies.collect::<Result<_, _>>();
+        copies.map_err(|error| Error::at("give a connection to a process", error))
     }
 }
 
 /// Decodes, and whatever comes after that, with the connections that came with this process' argument.
 pub(crate) fn having<R>(
     descriptors: Vec<OwnedFd>,
-    terms: Vec<Terms>,
+    kinds: Vec<Kind>,
     work: impl FnOnce() -> R,
 ) -> R {
-    let fresh = |(descriptor, terms)| Came::Fresh(descriptor, terms);
-    CAME.set(descriptors.into_iter().zip(terms).map(fresh).collect());
+    let fresh = |(descriptor, kind)| Came::Fresh(descriptor, kind);
+    CAME.set(descriptors.into_iter().zip(kinds).map(fresh).collect());
     let result = work();
     CAME.take();
     result
@@ -73,34 +87,73 @@ pub(super) fn serialize<S: Serializer>(
     transport: &Arc<Transport>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let place = GIVEN.with_borrow_mut(|given| {
-        let given = given.as_mut()?;
-        let known = given.iter().position(|other| Arc::ptr_eq(other, transport));
-        Some(known.unwrap_or_else(|| {
-            given.push(transport.clone());
-            given.len() - 1
-        }))
+    let sent = send(transport).map_err(codec::explained)?;
+    sent.serialize(serializer)
+}
+
+fn send(transport: &Arc<Transport>) -> procession_core::Result<Sent> {
+    if !Naming::is_active() {
+        return Err(Core::Misuse {
+            what: "a connection goes only into messages, arguments and values of this crate",
+        });
+    }
+    let known = GIVEN.with_borrow(|given| {
+        let given = given.as_ref()?;
+        Some(
+            given
+                .iter()
+                .position(|(end, _)| Arc::ptr_eq(end, transport)),
+        )
     });
-    let place = place.ok_or_else(|| codec::refuse(ARGUMENTS_ONLY))?;
-    (place as u64).serialize(serializer)
+    let place = match known {
+        None => return Ok(Sent::Kept(transport.kind()?, transport.copy()?.into())),
+        Some(Some(place)) => place,
+        Some(None) => {
+            let kind = transport.kind()?;
+            GIVEN.with_borrow_mut(|given| {
+                let given = given.get_or_insert_default();
+                given.push((transport.clone(), kind));
+                given.len() - 1
+            })
+        }
+    };
+    Ok(Sent::Given(place as u64))
 }
 
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Arc<Transport>, D::Error> {
-    let place = u64::deserialize(deserializer)?;
-    let taken = CAME.with_borrow_mut(|came| {
-        let came = came.get_mut(usize::try_from(place).ok()?)?;
-        if let Came::Taken(taken) = came {
-            return taken.upgrade();
-        }
-        let Came::Fresh(descriptor, terms) = std::mem::replace(came, Came::Taken(Weak::new()))
-        else {
-            return None;
-        };
-        let transport = Arc::new(Transport::new(descriptor, terms));
-        *came = Came::Taken(Arc::downgrade(&transport));
-        Some(transport)
+    let received = match Sent::deserialize(deserializer)? {
+        Sent::Given(place) => take(place),
+        Sent::Kept(kind, descriptor) => Transport::open(descriptor.into(), kind).map(Arc::new),
+    };
+    received.map_err(codec::misread)
+}
+
+/// Takes a connection that came with this process' argument.
+fn take(place: u64) -> procession_core::Result<Arc<Transport>> {
+    const NONE: Core = Core::Malformed {
+        what: "place of a connection",
+        at: 0,
+    };
+    let place = usize::try_from(place).map_err(|_| NONE)?;
+    let came = CAME.with_borrow_mut(|came| {
+        let taken = Came::Taken(Weak::new());
+        Some(std::mem::replace(came.get_mut(place)?, taken))
     });
-    taken.ok_or_else(|| de::Error::custom("no connection came with it"))
+    let transport = match came.ok_or(NONE)? {
+        Came::Fresh(descriptor, kind) => Arc::new(Transport::open(descriptor, kind)?),
+        Came::Taken(taken) => taken.upgrade().ok_or(NONE)?,
+    };
+    put_back(place, &transport);
+    Ok(transport)
+}
+
+/// Notes that a connection was taken.
+fn put_back(place: usize, transport: &Arc<Transport>) {
+    CAME.with_borrow_mut(|came| {
+        if let Some(came) = came.get_mut(place) {
+            *came = Came::Taken(Arc::downgrade(transport));
+        }
+    });
 }

@@ -1,7 +1,7 @@
 //! Both ends of a connection, made at once.
 
 use super::Connection;
-use super::transport::{Terms, Transport};
+use super::transport::Transport;
 use crate::error::Result;
 use std::convert::Infallible;
 
@@ -10,19 +10,14 @@ use std::convert::Infallible;
 /// Python: `Pipe`.
 pub type Pipe<S, R = S> = (Connection<S, R>, Connection<R, S>);
 
-/// Messages of any length: who is in the tree could take memory by easier means.
-const IN_TREE: Terms = Terms {
-    limit: u64::MAX,
-    in_tree: true,
-};
-
 /// Makes a pipe: its first end sends `S` and receives `R`, its second one the other way round.
 ///
-/// Two descriptors. Dropping an end is how the other learns that nothing more will come: give one end to a child and it
+/// Two descriptors, 256 bytes of shared memory. A message of at most 16 KiB goes through the kernel, with one system call on each side;
+/// a longer one lies in shared memory meanwhile, about a megabyte at a time. Dropping an end is how the other learns that nothing more will come: give one end to a child and it
 /// is yours no more, keep none of what is the child's.
 ///
 /// # Errors
-/// `Os` when there are no descriptors.
+/// `Os` or `Exhausted` when there are no descriptors or no memory.
 ///
 /// # Examples
 /// ```
@@ -39,7 +34,7 @@ const IN_TREE: Terms = Terms {
 ///
 /// Python: `Pipe()`.
 pub fn pipe<S: ?Sized, R: ?Sized>() -> Result<Pipe<S, R>> {
-    let (one, other) = Transport::pair(IN_TREE)?;
+    let (one, other) = Transport::pipe()?;
     Ok((Connection::of(one), Connection::of(other)))
 }
 

@@ -1,45 +1,39 @@
-//! How messages get from one end to the other: the one place that knows that it is a stream of bytes.
+//! How messages get from one end to the other: the one place that knows of both ways.
 
 use super::Address;
-use super::turn::Turn;
-use crate::error::{Error, ErrorKind, Result};
-use procession_core::connection::{self, Failure, Received};
+use super::stream::Stream;
+use crate::codec;
+use crate::error::{Error, Result, retry};
+use crate::tree::arena;
+use procession_core::connection::{Failure, Landed, PipeEnd};
 use procession_core::process::wait_for_any;
-use procession_core::wire::Decoder;
-use procession_core::{Deadline, Error as Core};
+use procession_core::{Arena, Deadline, Error as Core, Naming, ObjectName};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// What both ends of a stream are to agree on, and what an end tells the process that it is given to.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Terms {
-    /// The longest message that is received, in bytes.
-    pub(crate) limit: u64,
-    /// Both ends are in this tree, so that messages can name what lies in its arena.
-    pub(crate) in_tree: bool,
-}
-
-/// One end of a stream that carries messages: each is a frame of its own.
-///
-/// One thread at a time sends, and one receives; both may be at work at once. Whoever waits for its turn does so within its
-/// deadline.
+/// One end of what carries messages. Threads may share it: each message goes whole, to one of those who receive.
 #[derive(Debug)]
 pub(crate) struct Transport {
-    descriptor: OwnedFd,
-    terms: Terms,
+    way: Way,
     /// Where the other end is, if that has an address.
     peer: Option<Address>,
-    sending: Turn<Sending>,
-    receiving: Turn<Decoder>,
 }
 
-/// Where the stream out is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sending {
-    /// Between two messages.
-    Between,
-    /// Inside of one, whose rest will never come.
-    Torn,
+#[derive(Debug)]
+enum Way {
+    /// To anywhere, in CPython's frames.
+    Stream(Stream),
+    /// Within this tree.
+    Pipe(PipeEnd),
+}
+
+/// What a process is told of an end that it is given the descriptor of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    /// Of a stream: the longest message that is received.
+    Stream { limit: u64 },
+    /// Of a pipe: offset and serial number of its name.
+    Pipe { name: (u64, u64) },
 }
 
 /// Why nothing was sent or received, or only some of it.
@@ -69,136 +63,178 @@ impl From<Failure> for Broken {
     }
 }
 
+impl From<Core> for Broken {
+    fn from(error: Core) -> Self {
+        Failure::System(error).into()
+    }
+}
+
 impl Transport {
-    pub(crate) fn new(descriptor: OwnedFd, terms: Terms) -> Self {
-        Self {
-            descriptor,
-            terms,
+    /// Over a descriptor, to a peer that may have an address.
+    pub(super) fn stream(descriptor: OwnedFd, limit: u64, peer: Option<Address>) -> Self {
+        let way = Way::Stream(Stream::new(descriptor, limit));
+        Self { way, peer }
+    }
+
+    /// Both ends of a pipe.
+    pub(super) fn pipe() -> Result<(Self, Self)> {
+        let arena = arena()?;
+        let made = retry(|| procession_core::connection::pipe(arena));
+        let (one, other) = made.map_err(|error| Error::at("make a pipe", error))?;
+        let end = |end| Self {
+            way: Way::Pipe(end),
             peer: None,
-            sending: Turn::new(Sending::Between),
-            receiving: Turn::new(Decoder::new(terms.limit)),
-        }
-    }
-
-    /// Two ends in this process of one stream.
-    pub(super) fn pair(terms: Terms) -> Result<(Self, Self)> {
-        let pair = std::os::unix::net::UnixStream::pair();
-        let (one, other) = pair.map_err(|error| {
-            let text = format!("make a pipe: socketpair: {error}");
-            Error::new(ErrorKind::Os, text)
-        })?;
-        Ok((Self::new(one.into(), terms), Self::new(other.into(), terms)))
-    }
-
-    pub(super) fn with_peer(mut self, peer: Option<Address>) -> Self {
-        self.peer = peer;
-        self
-    }
-
-    pub(super) fn peer(&self) -> Option<&Address> {
-        self.peer.as_ref()
-    }
-
-    pub(crate) fn terms(&self) -> Terms {
-        self.terms
-    }
-
-    /// Sends a message of these pieces; false when nothing of it could be sent until the deadline.
-    pub(super) fn send(&self, pieces: &[&[u8]], deadline: Deadline) -> Result<bool, Broken> {
-        let Some(mut state) = self.sending.take(deadline) else {
-            return Ok(false);
         };
-        if *state == Sending::Torn {
-            return Err(Broken::Torn);
-        }
-        let mut sent = 0;
-        let end = retry(|| connection::send(self.as_fd(), pieces, &mut sent, deadline));
-        if !matches!(end, Ok(true)) && sent > 0 {
-            *state = Sending::Torn;
-        }
-        match end? {
-            false if sent > 0 => Err(Broken::Torn),
-            whole => Ok(whole),
-        }
+        Ok((end(one), end(other)))
     }
 
-    /// Receives a message; `None` when it isn't whole until the deadline. What there is of it is kept for the next call.
-    pub(super) fn receive(&self, deadline: Deadline) -> Result<Option<Vec<u8>>, Broken> {
-        let Some(mut decoder) = self.receiving.take(deadline) else {
-            return Ok(None);
+    /// An end whose descriptor came from another process of the tree.
+    pub(super) fn open(descriptor: OwnedFd, kind: Kind) -> procession_core::Result<Self> {
+        let way = match kind {
+            Kind::Stream { limit } => Way::Stream(Stream::new(descriptor, limit)),
+            Kind::Pipe { name } => {
+                let arena = tree()?;
+                let (offset, serial) = name;
+                let name = ObjectName { offset, serial };
+                // Interrupted, it is opened by another descriptor of the same socket.
+                let socket = &descriptor;
+                Way::Pipe(retry(|| PipeEnd::open(arena, name, copy(socket.as_fd())?))?)
+            }
         };
-        Ok(retry(|| {
-            connection::receive(self.as_fd(), &mut decoder, deadline)
-        })?)
+        Ok(Self { way, peer: None })
     }
 
-    /// As [`receive`](Self::receive), into a buffer that has room for it, or else another one takes its place. False when the
-    /// message isn't whole.
-    pub(super) fn receive_into(
-        &self,
-        buffer: &mut Vec<u8>,
-        deadline: Deadline,
-    ) -> Result<bool, Broken> {
-        let Some(mut decoder) = self.receiving.take(deadline) else {
-            return Ok(false);
-        };
-        // For messages of one length nothing is to be zeroed.
-        buffer.resize(buffer.capacity(), 0);
-        let received =
-            retry(|| connection::receive_into(self.as_fd(), &mut decoder, &mut *buffer, deadline));
-        match received {
-            Ok(Some(Received::Into(length))) => buffer.truncate(length),
-            Ok(Some(Received::TooLong(message))) => *buffer = message,
-            Ok(None) | Err(_) => {
-                buffer.clear();
-                return Ok(received?.is_some());
+    /// What a process that is given a [copy](Self::copy) needs to open it; the message that is being encoded holds it meanwhile.
+    pub(super) fn kind(&self) -> procession_core::Result<Kind> {
+        match &self.way {
+            Way::Stream(stream) => Ok(Kind::Stream {
+                limit: stream.limit(),
+            }),
+            Way::Pipe(end) => {
+                let name = end.name();
+                Naming::add(tree()?, name)?;
+                Ok(Kind::Pipe {
+                    name: (name.offset, name.serial),
+                })
             }
         }
-        Ok(true)
-    }
-
-    /// Waits until something can be received, or the other end is gone; false once the deadline has passed.
-    pub(super) fn poll(&self, deadline: Deadline) -> procession_core::Result<bool> {
-        let ready = crate::error::retry(|| wait_for_any(&[self.as_fd()], deadline))?;
-        Ok(!ready.is_empty())
     }
 
     /// A descriptor of the same end, for another process.
     ///
     /// # Errors
     /// `Misuse` in the middle of a message: its rest would mean nothing there.
-    pub(crate) fn copy(&self) -> Result<OwnedFd> {
-        let failed = |kind, why: &str| Error::new(kind, format!("give a connection away: {why}"));
-        // Who is at it now knows where it is; whoever is given a copy shares the stream with them.
-        let sending = self.sending.take(Deadline::now());
-        let receiving = self.receiving.take(Deadline::now());
-        if sending.is_some_and(|state| *state == Sending::Torn) {
-            return Err(failed(
-                ErrorKind::Broken,
-                "it was torn while a message was sent",
-            ));
+    pub(super) fn copy(&self) -> procession_core::Result<OwnedFd> {
+        if let Way::Stream(stream) = &self.way {
+            let between = stream.is_between();
+            between.map_err(|what| Core::Misuse { what })?;
         }
-        if receiving.is_some_and(|decoder| decoder.end().is_err()) {
-            let why = "the beginning of a message was received, and its rest is to come";
-            return Err(failed(ErrorKind::Misuse, why));
+        copy(self.as_fd())
+    }
+
+    /// Both ends are in this tree, so that messages can name what lies in its arena.
+    pub(super) fn is_in_tree(&self) -> bool {
+        matches!(self.way, Way::Pipe(_))
+    }
+
+    pub(super) fn peer(&self) -> Option<&Address> {
+        self.peer.as_ref()
+    }
+
+    /// Sends a message of these pieces; false when nothing of it could be sent until the deadline.
+    pub(super) fn send(&self, pieces: &[&[u8]], deadline: Deadline) -> Result<bool, Broken> {
+        match &self.way {
+            Way::Stream(stream) => stream.send(pieces, deadline),
+            Way::Pipe(end) => Ok(retry(|| end.send(pieces, deadline))?),
         }
-        let copy = self.descriptor.try_clone();
-        copy.map_err(|error| failed(ErrorKind::Os, &error.to_string()))
+    }
+
+    /// Receives a message; `None` when it isn't whole until the deadline. What there is of it is kept for the next call.
+    pub(super) fn receive(&self, deadline: Deadline) -> Result<Option<Vec<u8>>, Broken> {
+        match &self.way {
+            Way::Stream(stream) => stream.receive(deadline),
+            // A short one is copied once more, and so has a vector of its length.
+            Way::Pipe(end) => codec::with_buffer(|buffer| match land(end, buffer, deadline)? {
+                None => Ok(None),
+                Some(Landed::Buffer) => Ok(Some(buffer.clone())),
+                Some(Landed::Extent(extent)) => {
+                    let mut message = Vec::new();
+                    extent.append_to(&mut message)?;
+                    Ok(Some(message))
+                }
+            }),
+        }
+    }
+
+    /// As [`receive`](Self::receive), for as long as `read` looks at it.
+    pub(super) fn receive_for<T>(
+        &self,
+        deadline: Deadline,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, Broken> {
+        if let Way::Stream(stream) = &self.way {
+            return Ok(stream.receive(deadline)?.map(|message| read(&message)));
+        }
+        codec::with_buffer(|buffer| {
+            let whole = self.receive_into(buffer, deadline)?;
+            Ok(whole.then(|| read(buffer)))
+        })
+    }
+
+    /// As [`receive`](Self::receive), into a buffer that has room for it, or is given some. False when the message isn't whole.
+    pub(super) fn receive_into(
+        &self,
+        buffer: &mut Vec<u8>,
+        deadline: Deadline,
+    ) -> Result<bool, Broken> {
+        let end = match &self.way {
+            Way::Stream(stream) => return stream.receive_into(buffer, deadline),
+            Way::Pipe(end) => end,
+        };
+        buffer.clear();
+        match land(end, buffer, deadline)? {
+            None => return Ok(false),
+            Some(Landed::Buffer) => {}
+            Some(Landed::Extent(extent)) => extent.append_to(buffer)?,
+        }
+        Ok(true)
+    }
+
+    /// Waits until something can be received, or the other end is gone; false once the deadline has passed.
+    pub(super) fn poll(&self, deadline: Deadline) -> procession_core::Result<bool> {
+        retry(|| match &self.way {
+            Way::Stream(_) => Ok(!wait_for_any(&[self.as_fd()], deadline)?.is_empty()),
+            Way::Pipe(end) => end.poll(deadline),
+        })
     }
 }
 
 impl AsFd for Transport {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
+        match &self.way {
+            Way::Stream(stream) => stream.as_fd(),
+            Way::Pipe(end) => end.as_fd(),
+        }
     }
 }
 
-/// Calls the core, and again whenever a signal handler ran meanwhile.
-pub(super) fn retry<T>(mut call: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+/// The next message of a pipe, in the buffer or where it lies.
+fn land(end: &PipeEnd, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<Option<Landed>, Broken> {
     loop {
-        match call() {
+        match end.receive(buffer, deadline) {
             Err(Failure::System(Core::Interrupted)) => {}
-            other => return other,
+            landed => return Ok(landed?),
         }
     }
+}
+
+fn tree() -> procession_core::Result<&'static Arena> {
+    arena().map_err(|_| Core::Closed { what: "tree" })
+}
+
+fn copy(descriptor: BorrowedFd<'_>) -> procession_core::Result<OwnedFd> {
+    descriptor.try_clone_to_owned().map_err(|error| Core::Os {
+        call: "fcntl(F_DUPFD_CLOEXEC)",
+        errno: error.raw_os_error().unwrap_or_default(),
+    })
 }

@@ -70,7 +70,7 @@ pub(crate) fn start<A: serde::Serialize>(
     let mut given = Given::default();
     let names = names::naming(|| {
         given = passing::giving(|| function.call_one(argument, &mut call))?;
-        codec::encode(&(birth, &plan.changes, given.terms()), &mut head)
+        codec::encode(&(birth, &plan.changes, given.kinds()), &mut head)
     })?;
     plan.passed = given.descriptors()?;
     retry(|| mailbox.put_naming(CALL, &[&head, &call], &names, Deadline::NEVER)).map_err(failed)?;
