@@ -427,6 +427,18 @@ class SharedEndTest(helpers.Case):
         one.close()
         other.close()
 
+    def test_an_interruption_while_another_thread_receives(self):
+        one, other = connection.Pipe()
+        waiting = InThread(other.recv)
+        time.sleep(0.1)
+        with helpers.handling(signal.SIGINT, signal.default_int_handler):
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            self.assertRaises(KeyboardInterrupt, other.recv)
+        one.send('to the thread')
+        self.assertEqual(waiting.result(), 'to the thread')
+        one.close()
+        other.close()
+
     def test_a_fork_while_a_thread_receives(self):
         one, other = connection.Pipe()
         here, there = connection.Pipe()

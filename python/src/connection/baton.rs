@@ -1,6 +1,6 @@
 //! Whose turn it is: what one thread at a time may have of a connection, and others wait for.
 
-use crate::blocking::{self, FOR_DATA};
+use crate::blocking::{self, FOR_OWNED};
 use procession_core::{Deadline, Error};
 use pyo3::prelude::*;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -66,7 +66,8 @@ impl<T: Send> Baton<T> {
             return Ok(value);
         }
         drop(state);
-        let taken = blocking::wait(py, Deadline::NEVER, FOR_DATA, |until| Ok(self.wait(until)))?;
+        // No signal interrupts this wait, so its turns are short.
+        let taken = blocking::wait(py, Deadline::NEVER, FOR_OWNED, |until| Ok(self.wait(until)))?;
         taken.ok_or_else(|| crate::error::raise(Error::Interrupted))
     }
 
@@ -74,7 +75,7 @@ impl<T: Send> Baton<T> {
         let mut state = self.lock();
         state.waiting += 1;
         while state.here.is_none() && !until.passed() {
-            let left = until.remaining().unwrap_or(FOR_DATA);
+            let left = until.remaining().unwrap_or(FOR_OWNED);
             let woken = self.returned.wait_timeout(state, left);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
