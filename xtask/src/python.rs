@@ -59,8 +59,8 @@ impl Interpreter {
         }
     }
 
-    /// A command that runs it at the root, with the checkout's package importable. Bytecode goes nowhere, so that a
-    /// checkout stays as it was and interpreters don't race for its caches.
+    /// A command that runs it at the root, with the checkout's package importable. It writes no bytecode: a run changes
+    /// nothing in the checkout, and interpreters don't race for its caches, which the build has filled.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command
@@ -79,7 +79,8 @@ impl Interpreter {
 }
 
 /// Builds the extension module and puts it beside the package's Python files, by one rename, so that a program that
-/// imports it meanwhile gets the old one or the new one whole.
+/// imports it meanwhile gets the old one or the new one whole. The package's bytecode is compiled, too, as by an installation:
+/// a child that is spawned would else compile it each time, which takes longer than all the rest of its imports.
 pub(crate) fn build() -> Step {
     let mut command = cargo(&["build", "--release", "--package", "procession-python"]);
     choose_for_build(&mut command);
@@ -97,7 +98,13 @@ pub(crate) fn build() -> Step {
                 built.display(),
                 place.display()
             ))
-        })
+        })?;
+    for interpreter in Interpreter::all()? {
+        let mut command = interpreter.command();
+        command.args(["-m", "compileall", "-q", "python/procession"]);
+        step(command)?;
+    }
+    Ok(())
 }
 
 /// Tells the build about a usable interpreter when `python3` isn't one: pyo3 asks an interpreter about its version.
