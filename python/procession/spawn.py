@@ -3,13 +3,16 @@
 __all__ = ['_main', 'freeze_support', 'set_executable', 'get_executable',
            'get_preparation_data', 'get_command_line', 'import_main_path']
 
+import contextlib
+import gc
 import os
 import pickle
 import runpy
 import sys
 import types
+from _io import _IOBase
 
-from . import _alias, _core, context, process, reduction, util
+from . import _alias, _core, _standard, context, process, reduction, util
 
 WINEXE = False
 WINSERVICE = False
@@ -85,7 +88,21 @@ def spawn_main(token, pipe_handle, parent_sentinel, parent_pid, dies_with_parent
         # This child's own children get what is meant for them, and nothing else.
         os.set_inheritable(descriptor, False)
     inherit_tracker(tracker_fd)
+    util._register_exit(_let_go)
+    # What is there by now stays to the end. The collector, which goes through all three times then, needn't look at it.
+    gc.freeze()
     sys.exit(_main(pipe_handle, parent_sentinel))
+
+
+def _let_go():
+    """Lets go of what the program has made: nothing of that is frozen, so the end of the interpreter finalizes it."""
+    process._current_process = _standard.process._current_process = None
+    # Unless something frozen refers to it, as a module of which the program has changed something. A file is whole all the same.
+    for file in gc.get_objects():
+        # By its type: an object may say that it is another's.
+        if issubclass(type(file), _IOBase):
+            with contextlib.suppress(Exception):
+                file.closed or file.flush()
 
 
 def inherit_tracker(fd):

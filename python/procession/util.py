@@ -269,10 +269,11 @@ def _exit_function(info=info, debug=debug, _run_finalizers=_run_finalizers,
     _run_finalizers()
 
 
-def _register_exit():
+def _register_exit(*afterwards):
     # Registered first, so called last: what this process still holds after it is given back as a normal exit's.
-    atexit.register(_core.leave)
-    atexit.register(_exit_function)
+    for function in (*afterwards, _core.leave, _exit_function):
+        atexit.unregister(function)
+        atexit.register(function)
 
 
 _register_exit()

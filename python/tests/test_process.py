@@ -628,6 +628,38 @@ class Programs:
             ''')
         self.assertEqual((done.stdout, done.stderr), ('0\nparent\n', ''))
 
+    def test_what_a_fresh_interpreter_leaves_is_finalized(self):
+        folder = self.folder()
+        (folder / 'in reach').mkdir()
+        done = self.script('''
+            import os, procession, sys, threading
+            class Kept:
+                def __init__(self, name):
+                    self.name, self.me = name, self
+                def __del__(self, write=os.write, is_a_childs=__name__ != '__main__'):
+                    if is_a_childs:
+                        write(1, self.name + b'\\n')
+            def leave(folder, kept):
+                global one, file
+                one, file = Kept(b'of a module'), open(f'{folder}/file', 'w')
+                file.write('whole')
+            def leave_in_reach(folder, kept):
+                # As who changes a part of the standard library does.
+                threading.Thread.leave = leave_in_reach
+                leave(folder + '/in reach', kept)
+            if __name__ == '__main__':
+                for target in leave, leave_in_reach:
+                    child = procession.get_context(sys.argv[1]).Process(
+                        target=target, args=(FOLDER, Kept(b'an argument')))
+                    child.start()
+                    child.join()
+            '''.replace('FOLDER', repr(str(folder))))
+        written = [path.read_text() for path in (folder / 'file', folder / 'in reach/file')]
+        if self.method == 'spawn':
+            self.assertEqual({*done.stdout.splitlines()}, {'an argument', 'of a module'})
+            self.assertEqual(written, ['whole', 'whole'])
+        self.assertEqual(done.stderr, '')
+
     def test_stdin_is_the_parents_alone(self):
         done = self.script('''
             import os, procession, sys
