@@ -281,7 +281,7 @@ _default_context = DefaultContext(
 
 
 def _force_start_method(method):
-    _default_context._actual_context = _concrete_contexts[method]
+    _default_context._actual_context = method and _concrete_contexts[method]
 
 
 #

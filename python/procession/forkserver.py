@@ -5,6 +5,7 @@ Its processes reach it by a socket that has no name and that only they inherit; 
 
 __all__ = ['ensure_running', 'get_inherited_fds', 'connect_to_new_process', 'set_forkserver_preload']
 
+import _signal
 import atexit
 import contextlib
 import gc
@@ -169,11 +170,13 @@ def main(requests, job, token, alias=0, tracker_fd=None):
         with open(job, 'rb') as file:
             modules, on_error, data = pickle.load(file)
         _preload(modules, on_error, data)
+        util._close_stdin()
     except KeyboardInterrupt:
         # Whoever goes on starts another.
         os._exit(1)
-    handlers = {number: signal.signal(number, handler) or signal.SIG_DFL for number, handler in (
-        (signal.SIGCHLD, signal.SIG_DFL), (signal.SIGINT, signal.SIG_IGN))}
+    # Not by `signal`, which makes members of enumerations of all: as much as a child needs for the rest of its beginning.
+    handlers = {number: _signal.signal(number, handler) or _signal.SIG_DFL for number, handler in (
+        (_signal.SIGCHLD, _signal.SIG_DFL), (_signal.SIGINT, _signal.SIG_IGN))}
     # Pages that the collector doesn't write to stay shared.
     gc.collect()
     gc.freeze()
@@ -218,7 +221,7 @@ def _live(child, handlers):
     code = 1
     try:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            _signal.signal(number, handler)
         util._forget_exit()
         (way, requester, (daemon, tracked), (pipe, *fds)) = child
         if tracked:

@@ -219,7 +219,6 @@ class BaseProcess:
 
     def _bootstrap(self, parent_sentinel=None):
         """The child's life, from its first to its last line of Python; returns the exit status."""
-        from . import context, util
         try:
             if self._start_method is not None:
                 context._force_start_method(self._start_method)
@@ -251,14 +250,12 @@ class BaseProcess:
 
     @staticmethod
     def _after_fork():
-        from . import util
         util._finalizer_registry.clear()
         util._run_after_forkers()
 
 
 def _become(child, parent_sentinel):
     """Makes `child` the current process; returns the object that was before."""
-    from . import util
     global _current_process, _parent_process, _process_counter, _children
     _process_counter = itertools.count(1)
     _children = set()
@@ -344,3 +341,6 @@ _process_counter = itertools.count(1)
 _children = set()
 _dangling = WeakSet()
 _exitcode_to_name = {-member.value: f'-{member.name}' for member in signal.Signals}
+
+# Here, since they need what is above; and not where a child would come to them, for which an import is a dozen pages to copy.
+from . import context, util  # noqa: E402

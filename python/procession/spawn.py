@@ -5,6 +5,7 @@ __all__ = ['_main', 'freeze_support', 'set_executable', 'get_executable',
 
 import contextlib
 import gc
+import io
 import os
 import pickle
 import runpy
@@ -117,17 +118,29 @@ def inherit_tracker(fd):
 
 
 def _main(fd, parent_sentinel):
-    with os.fdopen(fd, 'rb', closefd=True) as from_parent:
-        if not from_parent.peek(1):
-            # The parent is gone, or has changed its mind.
-            return 1
-        process.current_process()._inheriting = True
-        try:
-            prepare(pickle.load(from_parent))
-            self = pickle.load(from_parent)
-        finally:
-            del process.current_process()._inheriting
+    from_parent = io.BytesIO(_read(fd))
+    if not from_parent.getbuffer():
+        # The parent is gone, or has changed its mind.
+        return 1
+    process.current_process()._inheriting = True
+    try:
+        prepare(pickle.load(from_parent))
+        self = pickle.load(from_parent)
+    finally:
+        del process.current_process()._inheriting
+    del from_parent
     return self._bootstrap(parent_sentinel)
+
+
+def _read(fd):
+    """All that comes by a pipe. A file object for it would take longer than the reading."""
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b''.join(parts)
+    finally:
+        os.close(fd)
 
 
 def _check_not_importing_main():
@@ -278,7 +291,7 @@ def prepare(data):
     if 'orig_dir' in data:
         process.ORIGINAL_DIR = data['orig_dir']
     if 'start_method' in data:
-        context._default_context.set_start_method(data['start_method'], force=True)
+        context._force_start_method(data['start_method'])
     if 'init_main_from_name' in data:
         _fixup_main_from_name(data['init_main_from_name'])
     elif 'init_main_from_path' in data:
@@ -297,10 +310,8 @@ def _fixup_main_from_name(mod_name):
 
 
 def _fixup_main_from_path(main_path):
-    if not _brings_main({'init_main_from_path': main_path}):
-        return
     current_main = sys.modules['__main__']
-    if getattr(current_main, '__file__', None) == main_path:
+    if getattr(current_main, '__file__', None) == main_path or not _brings_main({'init_main_from_path': main_path}):
         return
     old_main_modules.append(current_main)
     _become_main(runpy.run_path(main_path, run_name='__mp_main__'))

@@ -379,8 +379,13 @@ def close_fds(*fds):
         os.close(fd)
 
 
+_null_input = None
+
+
 def _close_stdin():
-    if sys.stdin is None:
+    global _null_input
+    if sys.stdin is None or sys.stdin is _null_input and not _null_input.closed:
+        # A child of a child's, or of the fork server's: making one takes longer than anything else of a child's beginning.
         return
     try:
         sys.stdin.close()
@@ -389,7 +394,7 @@ def _close_stdin():
     try:
         fd = os.open(os.devnull, os.O_RDONLY)
         try:
-            sys.stdin = open(fd, encoding='utf-8', closefd=False)
+            _null_input = sys.stdin = open(fd, encoding='utf-8', closefd=False)
         except:
             os.close(fd)
             raise
