@@ -10,6 +10,8 @@ import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
 
+from . import _standard
+
 _STANDARD = 'multiprocessing'
 _PACKAGE = __name__.rpartition('.')[0]
 
@@ -53,6 +55,7 @@ def install():
     if installed:
         return
     installed = True
+    _standard.load()
     for name in list(filter(_within, sys.modules)):
         del sys.modules[name]
     sys.meta_path.insert(0, _Finder)

@@ -1,8 +1,65 @@
 """The standard library's own modules, whatever the name `multiprocessing` means by the time somebody looks.
 
-This is the one place that imports them: `_alias` may put this package in their place afterwards.
+A process hardly ever needs them, and a child would take longer to import them than all of this package. So they are loaded by whoever
+asks for one here, by the program itself, and with `logging`, which asks them for the name of the process. This is the one place that
+imports them: `_alias` may put this package in their place afterwards.
 """
 
 __all__ = []
 
-from multiprocessing import context, process, reduction  # noqa: F401
+import importlib
+import sys
+
+_NAMES = {name: 'multiprocessing.' + name for name in ('context', 'process', 'reduction')}
+_child = None
+
+
+def __getattr__(name):
+    if name not in _NAMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    load()
+    return globals()[name]
+
+
+def load():
+    """Loads them all, for good."""
+    globals().update((name, importlib.import_module(path)) for name, path in _NAMES.items() if name not in globals())
+    be(_child)
+
+
+def loaded(name):
+    """One of them, if it has been loaded so far; else None."""
+    return globals().get(name) or sys.modules.get(_NAMES[name])
+
+
+def be(child):
+    """Has the standard library take this child of ours for the current process."""
+    global _child
+    _child = child
+    if child is not None and (process := loaded('process')):
+        process._current_process = child
+
+
+def leave():
+    """Forgets it."""
+    global _child
+    if _child is not None and (process := loaded('process')):
+        process._current_process = None
+    _child = None
+
+
+class _Finder:
+    """Finds nothing, but sees what is imported."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == 'logging':
+            load()
+        elif name == _NAMES['reduction']:
+            # The last one: the others are there.
+            be(_child)
+
+
+sys.meta_path.insert(0, _Finder)
+if 'logging' in sys.modules:
+    load()

@@ -8,20 +8,30 @@ from . import _standard, process, reduction
 
 __all__ = ()
 
-# The standard exceptions are ours too, so that `except multiprocessing.TimeoutError` catches either.
-ProcessError = _standard.context.ProcessError
-BufferTooShort = _standard.context.BufferTooShort
-TimeoutError = _standard.context.TimeoutError
-AuthenticationError = _standard.context.AuthenticationError
+#: The standard exceptions are ours too, so that `except multiprocessing.TimeoutError` catches either.
+_EXCEPTIONS = ('ProcessError', 'BufferTooShort', 'TimeoutError', 'AuthenticationError')
+
+
+def __getattr__(name):
+    if name in _EXCEPTIONS:
+        return getattr(_standard.context, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+class _Exception:
+    """One of them, as a class has it."""
+
+    def __set_name__(self, owner, name):
+        self._name = name
+
+    def __get__(self, instance, owner):
+        return getattr(_standard.context, self._name)
 
 
 class BaseContext:
     """What a context offers, whatever its start method."""
 
-    ProcessError = ProcessError
-    BufferTooShort = BufferTooShort
-    TimeoutError = TimeoutError
-    AuthenticationError = AuthenticationError
+    ProcessError, BufferTooShort, TimeoutError, AuthenticationError = (_Exception() for _ in _EXCEPTIONS)
 
     current_process = staticmethod(process.current_process)
     parent_process = staticmethod(process.parent_process)
@@ -300,7 +310,8 @@ def set_spawning_popen(popen):
     """Sets the `Popen` that this thread is pickling a child for."""
     _tls.spawning_popen = popen
     # Objects of the standard's own may go along: they ask their own module.
-    _standard.context.set_spawning_popen(popen)
+    if standard := _standard.loaded('context'):
+        standard.set_spawning_popen(popen)
 
 
 def assert_spawning(obj):

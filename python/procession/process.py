@@ -264,8 +264,7 @@ def _become(child, parent_sentinel):
     _parent_process = _ParentProcess(child._parent_name, child._parent_pid, parent_sentinel)
     if threading._HAVE_THREAD_NATIVE_ID:
         threading.main_thread()._set_native_id()
-    # `logging` asks the standard's module for the name of the process.
-    _standard.process._current_process = child
+    _standard.be(child)
     return old_process
 
 

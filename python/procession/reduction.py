@@ -7,7 +7,7 @@ import functools
 import io
 import os
 import pickle
-import socket
+import sys
 from abc import ABCMeta
 
 from . import _standard, context, resource_sharer
@@ -19,14 +19,23 @@ class _Reducers(dict):
     """What was registered with us, then what the standard's pickler and `copyreg` know, as they are at the lookup."""
 
     def __missing__(self, cls):
-        try:
-            return _standard.reduction.ForkingPickler._extra_reducers[cls]
-        except KeyError:
-            return copyreg.dispatch_table[cls]
+        # Whoever has a socket has loaded that module, which takes long.
+        if cls.__name__ == 'socket' and cls is getattr(sys.modules.get('socket'), 'socket', None):
+            return _reduce_socket
+        if standard := _standard.loaded('reduction'):
+            try:
+                return standard.ForkingPickler._extra_reducers[cls]
+            except (AttributeError, KeyError):
+                # Another thread is loading it, perhaps.
+                pass
+        return copyreg.dispatch_table[cls]
 
     def __contains__(self, cls):
-        return any(cls in table for table in (
-            self.keys(), _standard.reduction.ForkingPickler._extra_reducers, copyreg.dispatch_table))
+        try:
+            self[cls]
+        except KeyError:
+            return False
+        return True
 
 
 _live_reducers = _Reducers()
@@ -74,6 +83,7 @@ ACKNOWLEDGE = False
 
 def sendfds(sock, fds):
     """Sends descriptors over a unix socket."""
+    import socket
     # Their number, which the standard's `recvfds` compares.
     sock.sendmsg([bytes([len(fds) % 256])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b''.join(
         fd.to_bytes(4, 'little') for fd in fds))])
@@ -81,6 +91,7 @@ def sendfds(sock, fds):
 
 def recvfds(sock, size):
     """Receives so many descriptors from a unix socket."""
+    import socket
     message, fds, flags, _ = socket.recv_fds(sock, 1, size)
     if not message and not fds:
         raise EOFError
@@ -93,12 +104,14 @@ def recvfds(sock, size):
 
 def send_handle(conn, handle, destination_pid):
     """Sends a descriptor over a connection that is a unix socket."""
+    import socket
     with socket.fromfd(conn.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as s:
         sendfds(s, [handle])
 
 
 def recv_handle(conn):
     """Receives a descriptor over a connection that is a unix socket."""
+    import socket
     with socket.fromfd(conn.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as s:
         return recvfds(s, 1)[0]
 
@@ -163,10 +176,8 @@ def _reduce_socket(s):
 
 
 def _rebuild_socket(df, family, type, proto):
+    import socket
     return socket.socket(family, type, proto, fileno=df.detach())
-
-
-register(socket.socket, _reduce_socket)
 
 
 class AbstractReducer(metaclass=ABCMeta):
@@ -191,4 +202,3 @@ class AbstractReducer(metaclass=ABCMeta):
         register(type(list.append), _reduce_method_descriptor)
         register(type(int.__add__), _reduce_method_descriptor)
         register(functools.partial, _reduce_partial)
-        register(socket.socket, _reduce_socket)

@@ -97,7 +97,8 @@ def spawn_main(token, pipe_handle, parent_sentinel, parent_pid, dies_with_parent
 
 def _let_go():
     """Lets go of what the program has made: nothing of that is frozen, so the end of the interpreter finalizes it."""
-    process._current_process = _standard.process._current_process = None
+    process._current_process = None
+    _standard.leave()
     # Unless something frozen refers to it, as a module of which the program has changed something. A file is whole all the same.
     for file in gc.get_objects():
         # By its type: an object may say that it is another's.

@@ -660,6 +660,31 @@ class Programs:
             self.assertEqual(written, ['whole', 'whole'])
         self.assertEqual(done.stderr, '')
 
+    def test_the_standard_librarys_modules_are_loaded_when_they_are_needed(self):
+        done = self.script('''
+            import procession, sys
+            def loaded():
+                return sorted({'multiprocessing', 'socket'} & sys.modules.keys())
+            def log():
+                before = loaded()
+                import logging
+                logging.basicConfig(format='%(processName)s', stream=sys.stdout)
+                logging.warning('')
+                print(before, flush=True)
+            def ask():
+                import multiprocessing.queues
+                print(multiprocessing.current_process() is procession.current_process(), flush=True)
+                print(multiprocessing.TimeoutError is procession.TimeoutError is procession.context.TimeoutError, flush=True)
+            if __name__ == '__main__':
+                for target in log, ask:
+                    child = procession.get_context(sys.argv[1]).Process(target=target, name='by its name')
+                    child.start()
+                    child.join()
+                print(loaded())
+            ''')
+        expected = ['by its name', '[]', 'True', 'True', '[]']
+        self.assertEqual((done.stdout.splitlines(), done.stderr), (expected, ''))
+
     def test_stdin_is_the_parents_alone(self):
         done = self.script('''
             import os, procession, sys
