@@ -30,6 +30,9 @@ impl Arena {
     /// Joins the arena of the process that started this one, with the token of its
     /// [`ChildSlot`](crate::shm::ChildSlot); takes over the descriptor that the token names.
     ///
+    /// If the parent is dead, and what it kept was given back, this process joins the tree as one that nobody kept anything
+    /// for: of the objects that it was to have it can open those that others hold.
+    ///
     /// # Errors
     /// `Malformed` when the token or the descriptor is not of that form, `Misuse` when they belong to another arena,
     /// another version of procession, or a child that has attached already. `Interrupted` when a signal handler ran while

@@ -289,6 +289,40 @@ class SpawnSupervisionTest(Supervision, helpers.Case):
     method = 'spawn'
     many = 100
 
+    def test_a_parent_that_dies_before_its_child_has_begun(self):
+        """And whose place in the tree, with all that it kept, was given back."""
+        folder = self.write(self.folder(), {
+            'interpreter': f'''\
+                #!/bin/sh
+                while [ ! -e go ]; do sleep 0.01; done
+                exec {sys.executable} "$@"
+                ''',
+            'program.py': '''
+                import os, procession, time
+
+                def live_on():
+                    queue = procession.SimpleQueue()
+                    queue.put(procession.parent_process().is_alive())
+                    print('lives on', queue.get(), flush=True)
+
+                def start():
+                    procession.set_executable('./interpreter')
+                    procession.get_context('spawn').Process(target=live_on).start()
+                    os.kill(os.getpid(), 9)
+
+                if __name__ == '__main__':
+                    queue = procession.SimpleQueue()
+                    parent = procession.get_context('fork').Process(target=start)
+                    parent.start()
+                    parent.join()
+                    queue.put('the tree goes on')
+                    open('go', 'w').close()
+                    time.sleep(3600)
+                '''})
+        (folder / 'interpreter').chmod(0o755)
+        program = self.begin('program.py', cwd=folder)
+        self.assertEqual(program.stdout.readline(), 'lives on False\n')
+
 
 class ForkServerSupervisionTest(Supervision, helpers.Case):
     method = 'forkserver'

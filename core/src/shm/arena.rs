@@ -19,6 +19,11 @@ use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+/// What [`settle_in`](Member::settle_in) says of a place that isn't kept any more.
+const GONE: Error = Error::Misuse {
+    what: "the place kept for this process is gone",
+};
+
 /// The memory that a tree of processes shares, and this process' place among them.
 ///
 /// One sealed memfd a tree; everything in it is named by an offset, so an object costs no descriptor and no name in
@@ -128,7 +133,7 @@ impl Arena {
             });
         }
         arena.inner.sound()?;
-        let settled = arena.inner.settle_in(place.slot, place.generation, turn());
+        let settled = arena.inner.settle_at(place, turn());
         if settled == Err(Error::Interrupted) {
             // The call is to be made again with the same token, so the descriptor stays open.
             let _ = file.into_raw_fd();
@@ -319,15 +324,34 @@ impl Member {
             })
     }
 
+    /// Takes over the place that was kept for this process. If that is gone, since who kept it is, this process gets one of
+    /// its own, and what was held for it there may be gone.
+    fn settle_at(&self, place: Place, deadline: Deadline) -> Result<()> {
+        match self.settle_in(place.slot, place.generation, deadline) {
+            Err(GONE) if !self.was_taken(place)? => {}
+            settled => return settled,
+        }
+        let (slot, generation) = slots::claim(self, 0, None, deadline)?;
+        let settled = self.settle_in(slot, generation, deadline);
+        if settled.is_err() {
+            slots::give_back(self, slot, generation)?;
+        }
+        settled
+    }
+
+    /// Whether a process has taken over that place, and still has it.
+    fn was_taken(&self, place: Place) -> Result<bool> {
+        let slot = self.slot_at(place.slot)?;
+        let is_taken = [state::LIVE, state::LEFT].contains(&slot.state.load(Acquire));
+        Ok(is_taken && slot.generation.load(Relaxed) == place.generation)
+    }
+
     /// Takes over a slot that was reserved for this process: from now on it lives as long as the calling thread's
     /// process does. Under the registry's lock, so that the reservation can't go, and the slot to another, meanwhile.
     ///
     /// # Errors
     /// `Misuse` when the reservation is gone; `Interrupted` when the deadline has passed, or a signal handler ran.
     pub(crate) fn settle_in(&self, number: u32, generation: u32, deadline: Deadline) -> Result<()> {
-        const GONE: Error = Error::Misuse {
-            what: "the place kept for this process is gone",
-        };
         let thread = robust::this_thread();
         let slot = self.slot_at(number)?;
         let origin = identity::origin();

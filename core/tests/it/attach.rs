@@ -39,14 +39,34 @@ fn a_token_is_good_for_one_attach() {
 }
 
 #[test]
-fn a_place_that_was_given_back_is_gone() {
+fn who_has_lost_its_place_gets_another() {
     let _alone = alone();
+    // Its own slot is free when it comes, or another process' by then.
+    for is_taken in [false, true] {
+        let arena = Arena::create().unwrap();
+        let mine = Lock::new(&arena).unwrap();
+        let slot = arena.reserve().unwrap();
+        let token = slot.token(copy(&arena));
+        drop(slot);
+        let _other = is_taken.then(|| arena.reserve().unwrap());
+        let joined = Arena::attach(&token).unwrap();
+        let processes = arena.census().unwrap().processes;
+        assert_eq!(processes, 2);
+        let same = Lock::open(&joined, mine.name()).unwrap();
+        assert_eq!(same.acquire(Deadline::NEVER).unwrap(), Acquired::Clean);
+        assert!(mine.is_held().unwrap());
+        mine.release().unwrap();
+    }
+    // What was held for it alone is gone.
     let arena = Arena::create().unwrap();
+    let others = Lock::new(&arena).unwrap();
+    let name = others.name();
     let slot = arena.reserve().unwrap();
+    slot.give(name).unwrap();
     let token = slot.token(copy(&arena));
-    drop(slot);
-    assert!(matches!(refused(&token), Error::Misuse { .. }));
-    assert_eq!(arena.census().unwrap().processes, 1);
+    drop((others, slot));
+    let joined = Arena::attach(&token).unwrap();
+    assert!(Lock::open(&joined, name).is_err());
 }
 
 #[test]
