@@ -208,6 +208,12 @@ class _Staff:
         self.pid = os.getpid()
         self.helper = None
 
+    def check(self, func):
+        """PicklingError for a function of a main module that workers don't get."""
+        if getattr(func, '__module__', None) == '__main__' and self.ctx.get_start_method() != 'fork':
+            from . import spawn
+            spawn.check_found(func)
+
     def start(self, number, seat):
         """Starts a worker."""
         with self.lock:

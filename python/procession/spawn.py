@@ -215,13 +215,24 @@ class _WithoutMain(reduction.ForkingPickler):
     """Pickles for a child that doesn't get the main module, and would miss what is pickled by a name in that."""
 
     def reducer_override(self, obj):
-        is_named = isinstance(obj, types.FunctionType) or isinstance(obj, type) and type(obj) not in self.dispatch_table
-        if is_named and getattr(obj, '__module__', None) == '__main__':
-            raise pickle.PicklingError(
-                f"a child would not find {obj.__qualname__!r}: the main module was typed in, came by -c or from standard "
-                "input, or is the __main__ of a package, folder or archive, which children don't import; put it into "
-                "a module of its own, or use the start method 'fork'")
+        _check_not_mains(obj)
         return NotImplemented
+
+
+def _check_not_mains(obj):
+    is_named = isinstance(obj, types.FunctionType) \
+        or isinstance(obj, type) and type(obj) not in reduction.ForkingPickler.dispatch_table
+    if is_named and getattr(obj, '__module__', None) == '__main__':
+        raise pickle.PicklingError(
+            f"a child would not find {obj.__qualname__!r}: the main module was typed in, came by -c or from standard "
+            "input, or is the __main__ of a package, folder or archive, which children don't import; put it into "
+            "a module of its own, or use the start method 'fork'")
+
+
+def check_found(obj):
+    """PicklingError for a function or class of the main module if children don't get that."""
+    if not _brings_main(get_preparation_data('')):
+        _check_not_mains(obj)
 
 
 def _check_guarded():

@@ -132,6 +132,32 @@ class Refusals:
         done = self.python('-iqc', '', self.method, input=f'exec(open({str(folder / "program.py")!r}).read())\n')
         self.assertEqual(done.stdout.splitlines(), REFUSED)
 
+    def test_a_pools_function_of_a_main_that_was_typed_in(self):
+        source = '''if True:
+            import procession, sys
+            def f(*args):
+                pass
+            class C:
+                def __new__(cls, *args):
+                    pass
+            if __name__ == '__main__':
+                with procession.get_context(sys.argv[-1]).Pool(1) as pool:
+                    for function in f, C:
+                        for submit in (pool.map, pool.map_async, pool.starmap, pool.imap, pool.imap_unordered, pool.apply,
+                                       pool.apply_async):
+                            try:
+                                submit(function, [()])
+                            except Exception as error:
+                                print(type(error).__name__, all(word in str(error) for word in (
+                                    "'fork'", 'module', repr(function.__name__))))
+                            else:
+                                print('works')
+                    print(pool.map(abs, [-1]), len(pool._cache))
+            '''
+        self.attempted(['PicklingError True'] * 14 + ['[1] 0'], '-c', source)
+        folder = self.write(self.folder(), {'program.py': source})
+        self.attempted(['works'] * 14 + ['[1] 0'], folder / 'program.py')
+
     def test_main_of_a_folder_a_package_or_an_archive(self):
         folder = self.write(self.folder(), {'package/__init__.py': '', 'package/__main__.py': ATTEMPTS})
         with zipfile.ZipFile(folder / 'archive.pyz', 'w') as archive:

@@ -101,19 +101,22 @@ impl Shared {
         self.forks == FORKS.load(Ordering::Relaxed)
     }
 
-    /// The function as tasks carry it; the last named one is kept.
-    pub(super) fn function(&self, object: &Bound<'_, PyAny>) -> Arc<Function> {
+    /// The function as tasks carry it; the last named one is kept. An error if workers wouldn't find it.
+    pub(super) fn function(&self, object: &Bound<'_, PyAny>) -> PyResult<Arc<Function>> {
         if let Some(function) = &*lock(&self.last_function)
             && function.is(object)
         {
-            return function.clone();
+            return Ok(function.clone());
         }
+        let py = object.py();
+        self.staff
+            .call_method1(py, intern!(py, "check"), (object,))?;
         let function = Arc::new(Function::new(object));
         if function.is_named() {
             let old = lock(&self.last_function).replace(function.clone());
             drop(old);
         }
-        function
+        Ok(function)
     }
 
     /// Submits a task. An error is the pool's, for the caller; one of the task itself becomes its answer.

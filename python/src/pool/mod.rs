@@ -168,7 +168,7 @@ impl Pool {
                 return Ok((result, None));
             }
         };
-        let feed = Feed::new(items.unbind(), size, star, shared.function(func), job);
+        let feed = Feed::new(items.unbind(), size, star, shared.function(func)?, job);
         let feeder = begin(py, shared, feed, plain)?;
         if alone {
             shared.wake_helper(py, false);
@@ -193,7 +193,7 @@ impl Pool {
             items.clone().unbind(),
             size,
             false,
-            shared.function(func),
+            shared.function(func)?,
             job,
         );
         let feeder = begin(py, shared, feed, plain)?;
@@ -251,7 +251,7 @@ fn submit_call(
     args: Option<&Bound<'_, PyAny>>,
     kwds: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
-    let function = shared.function(func);
+    let function = shared.function(func)?;
     let nothing;
     let args = match args {
         Some(args) => args,
