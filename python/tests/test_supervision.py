@@ -46,7 +46,7 @@ def held():
     """All that starting a process could leave behind."""
     gc.collect()
     return {
-        'descriptors': helpers.descriptors(), 'threads': os.listdir('/proc/self/task'), 'zombies': zombies(),
+        'descriptors': helpers.descriptors(), 'threads': len(os.listdir('/proc/self/task')), 'zombies': zombies(),
         'arena': _core.census(), 'children': procession.active_children(), 'dangling': len(procession.process._dangling),
         'finalizers': len(util._finalizer_registry), 'after forks': len(util._afterfork_registry),
     }
