@@ -1,10 +1,10 @@
 //! The consumers' side.
 
-use super::bell::Rung;
 use super::layout::{self, End, HEADER, POSITION, QueueState, Record, repair_get};
 use super::message::{Message, Taken};
 use super::put::patient;
 use super::{Claim, Queue, names, tasks};
+use crate::shm::bell::Rung;
 use crate::shm::blocks;
 use crate::shm::layout::index;
 use crate::shm::robust::Held;
@@ -153,9 +153,8 @@ impl Queue {
         // Only now: as long as this process is inside, its death loses the message. The next one inside may have
         // cleared it, and noted its own.
         state.losing.replace(losing, 0);
-        if state.capacity.load(Relaxed) != 0 {
-            state.room.ring();
-        }
+        // The message is the caller's, whatever is wrong with the arena: the next call says so.
+        let _ = self.handle.member().judged(self.ring_room(state));
     }
 
     fn get_with(
@@ -417,7 +416,7 @@ impl Queue {
             held.recovered = false;
             drop(held);
             // The dead consumer may have made room, and not rung.
-            state.room.ring();
+            self.ring_room(state)?;
             layout::free(member, loose)?;
         }
     }

@@ -22,11 +22,12 @@
 //! A run that a consumer takes out is on its way out ([`blocks::leave`]) before that store, and its own after it. So a
 //! repair that finds it there may take it over, however late: nobody else can have freed it.
 
-use super::bell::Bell;
 use super::tasks::{self, Tasks};
+use super::watch;
 use crate::shm::arena::Member;
+use crate::shm::bell::Bell;
 use crate::shm::blocks;
-use crate::shm::layout::OBJECT_HEADER;
+use crate::shm::layout::{OBJECT_HEADER, SLOTS};
 use crate::shm::robust::RobustLock;
 use crate::shm::view::shared;
 use crate::sys::word::{Acquire, Cell, Relaxed, Release, Word};
@@ -37,6 +38,8 @@ pub(super) const SEGMENT: u64 = 64 << 10;
 /// Longest message that lies among the records; a longer one gets a run of its own. 16 KiB;
 /// less in a model, where each byte costs.
 pub(super) const INLINE_MAX: u64 = if cfg!(all(loom, test)) { 24 } else { 16 << 10 };
+/// Cells with a bit for each slot.
+const WATCHERS: usize = (SLOTS / 64) as usize;
 /// Bits of `losing` that say which message.
 const LOSING_BITS: u32 = 32;
 /// No position of an arena is as large: sums with it don't overflow.
@@ -71,13 +74,15 @@ shared! {
 
 shared! {
     /// A queue's state: each side on lines of its own.
-    QueueState: 640 {
+    QueueState: 768 {
         put_lock: RobustLock,
         put: End,
         more: Bell,
+        _more: [Cell; 7],
         get_lock: RobustLock,
         get: End,
         room: Bell,
+        _room: [Cell; 7],
         capacity: Word,
         closed: Word,
         /// The header of the first record of all, which is a JUMP.
@@ -88,8 +93,13 @@ shared! {
         losing: Cell,
         /// Offset of the run with what each slot owes; 0: this queue counts no tasks.
         debts: Cell,
-        _unused: [Cell; 3],
+        /// What [watchers](super::watch) wait for: bits of theirs below, and above how often one has said so.
+        watched: Word,
+        _pad: Word,
+        _unused: [Cell; 2],
         tasks: Tasks,
+        /// A bit for each slot whose process has asked for a descriptor.
+        watchers: [Cell; WATCHERS],
     }
 }
 
@@ -283,6 +293,7 @@ pub(super) fn settle(member: &Member, offset: u64) -> Result<bool> {
     // Whoever sleeps for no reason looks, and sleeps again.
     state.more.ring();
     state.room.ring();
+    watch::tell(member, offset, state, watch::ANY)?;
     state.tasks.wake_sleepers();
     let locks = [&state.put_lock, &state.get_lock, &state.tasks.lock];
     Ok(!locks.iter().any(|lock| lock.is_abandoned()))

@@ -1,11 +1,10 @@
 //! A queue of byte records in the arena: many producers, many consumers, first in first out.
 //!
 //! Linked segments of records under two robust locks, one a side; a record is published by the one store of its
-//! header, and taken by the one store of the consumers' position. [`put`] and [`get`] are the two sides, [`bell`] how
-//! a side sleeps and is woken, [`tasks`] who waits for whom to be done with what was got, [`names`] what a message says of the objects that it names, [`layout`] what lies where and
+//! header, and taken by the one store of the consumers' position. [`put`] and [`get`] are the two sides, [`watch`] how
+//! a descriptor tells of them, [`tasks`] who waits for whom to be done with what was got, [`names`] what a message says of the objects that it names, [`layout`] what lies where and
 //! what a death leaves to repair. `docs/shm.md` has the crash table.
 
-mod bell;
 mod claim;
 mod get;
 mod layout;
@@ -16,10 +15,12 @@ mod orders;
 mod pace;
 mod put;
 mod tasks;
+mod watch;
 
 pub use claim::Claim;
 pub use message::{Message, Taken};
 pub use put::Put;
+pub use watch::Readiness;
 
 use crate::shm::Arena;
 use crate::shm::arena::Member;
@@ -167,7 +168,9 @@ impl Queue {
         state.closed.store(1, Release);
         state.more.ring_for_all();
         state.room.ring_for_all();
-        Ok(())
+        let member = self.handle.member();
+        let offset = self.handle.name().offset;
+        member.judged(watch::tell(member, offset, state, watch::ANY))
     }
 
     /// Whether it was closed.
@@ -235,6 +238,7 @@ fn wake(member: &Member, offset: u64) -> Result<()> {
     let state: &QueueState = member.at(offset + OBJECT_HEADER)?;
     state.more.ring_for_all();
     state.room.ring_for_all();
+    watch::wake(member, state)?;
     state.tasks.wake();
     Ok(())
 }
@@ -242,5 +246,6 @@ fn wake(member: &Member, offset: u64) -> Result<()> {
 fn repair_after(member: &Member, offset: u64, gone: Gone) -> Result<()> {
     // One that another process has begun doesn't hinder: what it may still take over isn't the dead one's.
     layout::settle(member, offset)?;
+    watch::forget(member, offset, gone)?;
     tasks::give_back(member, offset, gone)
 }

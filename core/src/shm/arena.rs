@@ -1,6 +1,8 @@
 //! This process' membership in the arena of its tree.
 
+use super::bell::Bell;
 use super::family::{self, Adoption};
+use super::lamps::Lamps;
 use super::layout::{
     FIRST_ALLOCATED, FIRST_RESERVED, Header, LAYOUT, MAGIC, PAGE, SLOTS, Slot, WINDOWS, build,
     state, window_bytes,
@@ -53,6 +55,8 @@ pub(crate) struct Member {
     generation: AtomicU32,
     /// What this process refers to.
     references: Mutex<References>,
+    /// Its descriptors that tell of objects.
+    lamps: Mutex<Lamps>,
     /// Some of that is to be given back, as soon as the allocator's lock can be had.
     owes: AtomicBool,
     /// What has poisoned the arena, once this process has noticed.
@@ -197,6 +201,7 @@ impl Member {
             slot: AtomicU32::new(0),
             generation: AtomicU32::new(0),
             references: Mutex::default(),
+            lamps: Mutex::default(),
             owes: AtomicBool::new(false),
             poison: OnceLock::new(),
         }
@@ -220,6 +225,22 @@ impl Member {
     pub(super) fn try_references(&self) -> Option<(Through<'_>, MutexGuard<'_, References>)> {
         let through = self.windows.gate().try_pass()?;
         Some((through, self.references_inside()))
+    }
+
+    /// This process' lamps, for as long as both are kept.
+    pub(crate) fn lamps(&self) -> (Through<'_>, MutexGuard<'_, Lamps>) {
+        let through = self.windows.gate().pass();
+        (through, self.lamps_inside())
+    }
+
+    /// As [`lamps`](Self::lamps), for who has closed the gate already.
+    pub(super) fn lamps_inside(&self) -> MutexGuard<'_, Lamps> {
+        self.lamps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What wakes the thread that keeps them right.
+    pub(crate) fn watcher(&self) -> Result<&Bell> {
+        Ok(&self.slot_at(self.slot())?.watcher)
     }
 
     /// Whether this process has something to give back.

@@ -6,6 +6,7 @@
 //! the arenas are closed across the fork, so the child finds none of their mutexes locked.
 
 use super::arena::Member;
+use super::lamps::Lamps;
 use super::{ObjectName, object, slots};
 use crate::sys::fork::{self, Sign};
 use crate::sys::robust;
@@ -150,6 +151,8 @@ extern "C" fn child() {
         ..
     } in crossings
     {
+        // The parent's, whose thread isn't here.
+        *member.lamps_inside() = Lamps::default();
         member.windows().gate().open();
         member.forget_place();
         let end = Deadline::after(PATIENCE);

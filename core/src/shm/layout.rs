@@ -1,5 +1,6 @@
 //! What lies where in the arena. `docs/shm.md` draws it; the sizes are checked here.
 
+use super::bell::Bell;
 use super::robust::RobustLock;
 use super::view::shared;
 use crate::sys::robust::Node;
@@ -23,7 +24,7 @@ pub(crate) fn index(number: u64) -> usize {
 /// `processn`, as the first eight bytes of an arena.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"processn");
 /// Changes with any change of what `docs/shm.md` draws.
-pub(crate) const LAYOUT: u32 = 3;
+pub(crate) const LAYOUT: u32 = 4;
 
 /// A number for the sources of this build: processes of another one may mean other things by the same bytes.
 pub(crate) fn build() -> u64 {
@@ -147,7 +148,9 @@ shared! {
         signed: Word,
         /// Where the process' first stack begins; another one after exec. 0: not known.
         stack: Cell,
-        _unused: [Word; 12],
+        /// Rung for the thread that keeps the process' [lamps](super::lamps) right.
+        watcher: Bell,
+        _unused: [Word; 10],
     }
 }
 

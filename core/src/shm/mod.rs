@@ -7,6 +7,7 @@
 //! and crash tables are in `docs/shm.md`.
 
 pub(crate) mod arena;
+pub(crate) mod bell;
 pub(crate) mod blocks;
 mod bytes;
 mod carried;
@@ -15,6 +16,7 @@ pub(crate) mod check;
 pub(crate) mod drawing;
 pub(crate) mod extent;
 mod family;
+pub(crate) mod lamps;
 pub(crate) mod layout;
 mod memory;
 #[cfg(all(test, crash_points))]

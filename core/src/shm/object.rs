@@ -208,6 +208,11 @@ pub(super) fn hold_named(member: &Member, name: ObjectName) -> Result<bool> {
 pub(super) fn let_go(member: &Member, name: ObjectName) {
     let (_through, mut references) = member.references();
     if references.drop_one(name) {
+        if member.lamps_inside().forget(name.offset)
+            && let Ok(watcher) = member.watcher()
+        {
+            watcher.ring();
+        }
         // Nobody could be told; what isn't given back now is when this process is gone.
         let _ = member.judged(blocks::give_back_mine(member, &mut references));
     }
@@ -265,7 +270,7 @@ impl ObjectHeader {
 }
 
 /// The cell and the bit of a slot among an object's holders.
-pub(super) fn place(slot: u32) -> Result<(usize, u64)> {
+pub(crate) fn place(slot: u32) -> Result<(usize, u64)> {
     if slot == 0 || slot >= SLOTS {
         return Err(Error::Broken {
             what: "the number of a slot",

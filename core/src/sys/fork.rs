@@ -55,7 +55,7 @@ pub(crate) fn set_variable(name: &OsStr, value: Option<&OsString>) {
     }
 }
 
-/// The signals that the calling thread blocked before it [held back](hold_interrupts) one more.
+/// The signals that the calling thread blocked before it held back more: [one](hold_interrupts), or all.
 #[derive(Debug)]
 pub struct Interrupts(libc::sigset_t);
 
@@ -83,7 +83,7 @@ pub(crate) fn hold_signals() -> Interrupts {
 }
 
 impl Interrupts {
-    /// Meets the SIGINT that came meanwhile, and those to come, as before.
+    /// Meets what came meanwhile, and what is to come, as before.
     pub fn meet(&self) {
         // SAFETY: sets the thread's mask, to one that it had.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, ptr::null_mut()) };

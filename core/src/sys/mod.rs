@@ -9,6 +9,7 @@ pub mod crash;
 #[cfg(crash_points)]
 pub mod dead;
 pub(crate) mod descriptor;
+pub(crate) mod eventfd;
 pub mod fork;
 pub(crate) mod gate;
 pub(crate) mod identity;
@@ -29,6 +30,7 @@ pub(crate) mod robust;
 pub mod simulation;
 pub mod socket;
 pub(crate) mod stream;
+pub(crate) mod thread;
 pub(crate) mod word;
 
 use crate::{Error, Result};

@@ -7,7 +7,7 @@
 )]
 
 use super::descriptor::{self, above_streams};
-use super::{allow, ask, demand, failed};
+use super::{allow, ask, demand, failed, thread};
 use crate::{Deadline, Error, Result};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
@@ -17,9 +17,6 @@ use rustix::process::{
 };
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-
-/// The stack of the thread that waits for the parent's end: it makes two system calls.
-const WATCHER_STACK: usize = 64 << 10;
 
 /// Opens the process of that id, which must be this one, or a child of it that nobody has waited for.
 pub(crate) fn open(pid: u32) -> Result<OwnedFd> {
@@ -233,19 +230,10 @@ pub fn die_with_parent(parent: u32, by_main_thread: bool) -> Result<()> {
 /// # Errors
 /// `Os` when the system refuses the thread.
 pub fn die_with(pidfd: OwnedFd) -> Result<()> {
-    allow("pthread_create").map_err(|errno| failed("pthread_create", errno))?;
-    std::thread::Builder::new()
-        .name("parent-watch".into())
-        .stack_size(WATCHER_STACK)
-        .spawn(move || {
-            while !has_ended(pidfd.as_fd()) {}
-            die();
-        })
-        .map(drop)
-        .map_err(|error| Error::Os {
-            call: "pthread_create",
-            errno: error.raw_os_error().unwrap_or_default(),
-        })
+    thread::spawn("parent-watch", move || {
+        while !has_ended(pidfd.as_fd()) {}
+        die();
+    })
 }
 
 /// Waits for the end of a process; false when a signal came first.

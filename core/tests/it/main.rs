@@ -43,3 +43,4 @@ mod steps;
 mod storm;
 mod sync;
 mod tasks;
+mod watch;

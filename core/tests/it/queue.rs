@@ -2,6 +2,7 @@
 
 use crate::child::{Child, Random, alone, fork, until, until_empty};
 use procession_core::{Arena, Deadline, Error, Put, Queue};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 const PRODUCERS: usize = 3;
@@ -22,6 +23,22 @@ fn check(bytes: &[u8]) -> (u64, u64) {
         "message {number} of {from} is torn"
     );
     (from, number)
+}
+
+/// Puts a message and makes it a record of no kind, so that whoever gets it finds that the arena contradicts itself.
+pub(crate) fn spoil(arena: &Arena, queue: &Queue) {
+    // By docs/shm.md: behind the object's header, in the consumers' end.
+    const POSITION: u64 = 192 + 256;
+    queue.put(0, &[b"message"], Deadline::NEVER).unwrap();
+    // The first get follows the jump into the first segment.
+    queue.get(Deadline::now()).unwrap();
+    queue.put(0, &[b"message"], Deadline::NEVER).unwrap();
+    let file = std::fs::File::from(arena.descriptor().try_clone_to_owned().unwrap());
+    let mut bytes = [0; 8];
+    let position = queue.name().offset + POSITION;
+    file.read_exact_at(&mut bytes, position).unwrap();
+    let record = u64::from_le_bytes(bytes);
+    file.write_all_at(&[0xff; 8], record).unwrap();
 }
 
 #[test]

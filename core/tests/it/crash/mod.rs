@@ -13,6 +13,7 @@ pub(crate) use stage::again;
 
 use crate::child::{Change, alone, fork};
 use crate::scene::{OPERATIONS, Scene};
+use crate::watch::await_lamp;
 use procession_core::sys::crash::{self, Action, Trigger, Whose};
 use procession_core::{Arena, Deadline, Error, Put, Queue};
 use std::time::Duration;
@@ -67,7 +68,7 @@ struct Awaited {
     alone: bool,
 }
 
-const AWAITED: [Awaited; 3] = [
+const AWAITED: [Awaited; 5] = [
     Awaited {
         capacity: Some(1),
         done: |queue| drop(queue.get(Deadline::NEVER)),
@@ -93,6 +94,20 @@ const AWAITED: [Awaited; 3] = [
             assert!(matches!(got, Err(Error::Closed { .. })));
         },
         was_done: |queue| queue.is_closed().unwrap(),
+        alone: false,
+    },
+    Awaited {
+        capacity: Some(1),
+        done: |queue| drop(queue.get(Deadline::NEVER)),
+        sleeper: |queue| await_lamp(&queue.writable().unwrap(), libc::POLLOUT),
+        was_done: |queue| queue.get(Deadline::now()).unwrap().is_none(),
+        alone: false,
+    },
+    Awaited {
+        capacity: None,
+        done: |queue| drop(queue.put(0, &[b"first"], Deadline::NEVER)),
+        sleeper: |queue| await_lamp(&queue.readable().unwrap(), libc::POLLIN),
+        was_done: |queue| queue.get(Deadline::now()).unwrap().is_some(),
         alone: false,
     },
 ];
@@ -193,7 +208,7 @@ fn an_arena_is_poisoned_whatever_becomes_of_who_says_so() {
     {
         let arena = Arena::create().unwrap();
         let [queue, other] = [(); 2].map(|()| Queue::new(&arena, None).unwrap());
-        stage::spoil(&arena, &queue);
+        crate::queue::spoil(&arena, &queue);
         let is_poisoned = |got| matches!(got, Err(Error::Poisoned { .. }));
         let poisoner = fork(|| {
             crash::arm_at(Trigger::Site(store.site, 1), action, Whose::Own);

@@ -362,22 +362,6 @@ impl Stage {
     }
 }
 
-/// Puts a message and makes it a record of no kind, so that whoever gets it finds that the arena contradicts itself.
-pub(crate) fn spoil(arena: &Arena, queue: &Queue) {
-    // By docs/shm.md: behind the object's header, in the consumers' end.
-    const POSITION: u64 = 192 + 256;
-    queue.put(0, &[b"message"], Deadline::NEVER).unwrap();
-    // The first get follows the jump into the first segment.
-    queue.get(Deadline::now()).unwrap();
-    queue.put(0, &[b"message"], Deadline::NEVER).unwrap();
-    let file = std::fs::File::from(arena.descriptor().try_clone_to_owned().unwrap());
-    let mut bytes = [0; 8];
-    let position = queue.name().offset + POSITION;
-    file.read_exact_at(&mut bytes, position).unwrap();
-    let record = u64::from_le_bytes(bytes);
-    file.write_all_at(&[0xff; 8], record).unwrap();
-}
-
 /// Slots of the arena that aren't free, by the layout that docs/shm.md draws.
 fn slots_in_use(arena: &Arena) -> usize {
     const SLOTS: usize = 1024;

@@ -1,7 +1,7 @@
 //! Acts of a process that nobody is beside.
 
 use super::super::ledger::On;
-use super::super::stage::{LARGE, QUARTER, SMALL, again, spoil};
+use super::super::stage::{LARGE, QUARTER, SMALL, again};
 use super::{
     Act, Companion, H, NEVER, NOW, Role, Stage, V, act, drain, fill, make_and_drop,
     make_fill_and_drop, nothing,
@@ -242,6 +242,15 @@ fn objects() -> Vec<Act> {
             },
             make_fill_and_drop,
         ),
+        alone("watch a queue", nothing, |s| {
+            let lamps = [again(|| s.queue.readable()), again(|| s.bounded.writable())];
+            for on in [On::Queue, On::Bounded] {
+                s.put(V, on, SMALL, NOW());
+                s.get(V, on, NOW());
+            }
+            s.try_put(V, On::Queue);
+            drop(lamps);
+        }),
         alone("make an arena and leave it", nothing, |_| {
             let arena = Arena::create().unwrap();
             let lock = Lock::new(&arena).unwrap();
@@ -251,7 +260,7 @@ fn objects() -> Vec<Act> {
             // One of its own: in the stage's, no call would do anything afterwards.
             let arena = Arena::create().unwrap();
             let queue = Queue::new(&arena, None).unwrap();
-            spoil(&arena, &queue);
+            crate::queue::spoil(&arena, &queue);
             let got = queue.get(NOW());
             assert!(matches!(got, Err(Error::Poisoned { .. })), "{got:?}");
         }),

@@ -17,6 +17,19 @@ const IN_PUT: Companion = Companion::Sleeps(|s| {
     s.put(C, On::Bounded, SMALL, NEVER);
 });
 
+const BY_MESSAGE: Companion = Companion::Sleeps(|s| {
+    let lamp = again(|| s.queue.readable());
+    crate::watch::await_lamp(&lamp, libc::POLLIN);
+    // Somebody else may have been quicker.
+    s.get(C, On::Queue, NOW());
+});
+const BY_ROOM: Companion = Companion::Sleeps(|s| {
+    let lamp = again(|| s.bounded.writable());
+    // The room may be taken again before it comes to look: by those who use everything once the victim has ended.
+    while !crate::watch::is_lit(&lamp, libc::POLLOUT, 10) && !s.ledger.is_asked() {}
+    s.put(C, On::Bounded, SMALL, NOW());
+});
+
 /// A sleeper is beside the victim, or it sleeps itself.
 pub(super) fn sleepers() -> Vec<Act> {
     [for_sleepers(), beside_sleepers(), sleeping()].concat()
@@ -65,6 +78,15 @@ fn for_sleepers() -> Vec<Act> {
                 s.put(V, On::Queue, QUARTER, NEVER);
             },
         ),
+        with("put, for one that watches", nothing, BY_MESSAGE, |s| {
+            s.put(V, On::Queue, SMALL, NEVER);
+        }),
+        with("get, for one that watches", full, BY_ROOM, |s| {
+            s.get(V, On::Bounded, NOW());
+        }),
+        with("close, on one that watches", nothing, BY_MESSAGE, |s| {
+            s.queue.close().unwrap()
+        }),
         with("close, on a sleeper", nothing, IN_GET, |s| {
             s.queue.close().unwrap()
         }),

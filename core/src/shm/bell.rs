@@ -1,30 +1,30 @@
-//! How one side of a queue sleeps until the other has done something, at the price of one wake a sleep.
+//! How one sleeps until others have done something, at the price of one wake a sleep: a side of a queue, and the watcher of a
+//! process.
 //!
 //! ```text
 //! ticket        meaning                                   who may leave this state, to where
 //! 0             nobody sleeps                             the sleeper: to its ticket, seq + 1
 //! seq + 1       one sleeps on `seq`, or is about to       the ringer: adds 2 to seq, wakes, then 0; the sleeper: 0
 //! ```
-//! Only the holder of a side's lock sleeps, so one ticket is enough. The ringer clears the ticket *after* the wake: a
+//! Only the holder of a side's lock sleeps, and a process has one watcher, so one ticket is enough. The ringer clears the ticket *after* the wake: a
 //! ringer killed between would otherwise leave a sleeper whom later ringers take for woken. It clears only the ticket
 //! that it saw, so a sleeper that went round meanwhile keeps its new one.
 
-use crate::shm::view::shared;
-use crate::sys::word::{Acquire, Cell, SeqCst, Wake, Word, fence};
+use super::view::shared;
+use crate::sys::word::{Acquire, SeqCst, Wake, Word, fence};
 use crate::{Deadline, Result};
 
 shared! {
-    /// A bell, on a line of its own.
-    Bell: 64 {
+    /// A bell.
+    Bell: 8 {
         seq: Word,
         ticket: Word,
-        _unused: [Cell; 7],
     }
 }
 
 /// How a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rung {
+pub(crate) enum Rung {
     /// What was waited for is there, or may be: look.
     Look,
     /// The deadline passed.
@@ -34,7 +34,7 @@ pub(super) enum Rung {
 impl Bell {
     /// Wakes the sleeper, if there is one. Two loads and a fence when there is none.
     #[inline]
-    pub(super) fn ring(&self) {
+    pub(crate) fn ring(&self) {
         // Orders what was published before this against the ticket; the sleeper's store of it is followed by a look.
         fence(SeqCst);
         let ticket = self.ticket.load(SeqCst);
@@ -46,16 +46,16 @@ impl Bell {
     }
 
     /// Wakes whoever sleeps now, for good.
-    pub(super) fn ring_for_all(&self) {
+    pub(crate) fn ring_for_all(&self) {
         fence(SeqCst);
         self.seq.add(2);
         self.seq.wake(u32::MAX);
     }
 
     /// Sleeps until it rings or the deadline passes, unless `ready` says that there is no need.
-    pub(super) fn sleep_unless(
+    pub(crate) fn sleep_unless(
         &self,
-        ready: impl Fn() -> Result<bool>,
+        ready: impl FnOnce() -> Result<bool>,
         deadline: Deadline,
     ) -> Result<Rung> {
         let seq = self.seq.load(Acquire);
