@@ -7,10 +7,18 @@ does, by `_on_queue_feeder_error`.
 
 __all__ = ['Queue', 'SimpleQueue', 'JoinableQueue']
 
+import collections
 import types
 from queue import Empty, Full  # noqa: F401
 
 from . import _core
+
+
+class _Count:
+    """A number that the standard keeps in a semaphore, for those who look at it there."""
+
+    def __init__(self, get_value):
+        self.get_value = get_value
 
 
 class Queue(_core.Queue):
@@ -20,6 +28,17 @@ class Queue(_core.Queue):
 
     #: What the standard's feeder thread does when nobody reads any more; there is no such end here.
     _ignore_epipe = False
+    #: There is no feeder thread.
+    _thread = _jointhread = None
+    _joincancelled = False
+
+    _poll = property(lambda self: self._reader.poll)
+    _recv_bytes = property(lambda self: self._reader.recv_bytes)
+    _send_bytes = property(lambda self: self._writer.send_bytes)
+    #: What was put and isn't in the queue yet: nothing ever is.
+    _buffer = property(lambda self: collections.deque())
+    #: The room that is left.
+    _sem = property(lambda self: _Count(lambda: max(0, self._maxsize - self.qsize())))
 
     def __init__(self, maxsize=0, *, ctx):
         super().__init__(maxsize, ctx=ctx)
@@ -43,6 +62,8 @@ class Queue(_core.Queue):
 
 class JoinableQueue(_core.JoinableQueue, Queue):
     """A queue that counts the objects that aren't done with: `task_done()` for each, `join()` waits for all."""
+
+    _unfinished_tasks = property(lambda self: _Count(lambda: self._unfinished))
 
     def __init__(self, maxsize=0, *, ctx):
         super().__init__(maxsize, ctx=ctx)

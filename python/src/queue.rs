@@ -4,6 +4,7 @@ mod ends;
 mod joinable;
 mod simple;
 
+use ends::Ends;
 pub(crate) use ends::{QueueReader, QueueWriter};
 pub(crate) use joinable::JoinableQueue;
 pub(crate) use simple::SimpleQueue;
@@ -80,6 +81,7 @@ impl Inner {
 #[pyclass(subclass, frozen, module = "procession._core")]
 pub(crate) struct Queue {
     inner: Arc<Inner>,
+    ends: Ends,
 }
 
 #[pymethods]
@@ -89,6 +91,7 @@ impl Queue {
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self {
             inner: Arc::default(),
+            ends: Ends::new(),
         }
     }
 
@@ -178,14 +181,14 @@ impl Queue {
 
     /// Its end for getters, as an object that is much like a `Connection`.
     #[getter]
-    fn _reader(&self) -> QueueReader {
-        QueueReader::new(&self.inner)
+    fn _reader(&self, py: Python<'_>) -> PyResult<Py<QueueReader>> {
+        self.ends.reader(py, &self.inner)
     }
 
     /// Its end for putters, as an object that is much like a `Connection`.
     #[getter]
-    fn _writer(&self) -> QueueWriter {
-        QueueWriter::new(&self.inner)
+    fn _writer(&self, py: Python<'_>) -> PyResult<Py<QueueWriter>> {
+        self.ends.writer(py, &self.inner)
     }
 
     /// The most objects that it holds: what the standard has for a queue without a limit is one of 31 bits.

@@ -67,8 +67,6 @@ COMPILED = {'synchronize.Lock', 'synchronize.RLock', 'synchronize.Semaphore', 's
 #: What isn't built yet: the words that its error must have, and how a program comes to use it.
 UNBUILT = {
     'SyncManager': lambda ctx: ctx.Manager(),
-    'fileno': lambda ctx: ctx.Queue()._reader.fileno(),
-    'queue': lambda ctx: ctx.SimpleQueue()._writer.fileno(),
 }
 
 

@@ -1,7 +1,15 @@
 """JoinableQueue, SimpleQueue, and the two ends of a queue."""
 
+import array
+import asyncio
+import concurrent.futures
+import contextlib
+import gc
+import multiprocessing.connection
 import os
 import pickle
+import select
+import selectors
 import signal
 import threading
 import time
@@ -11,7 +19,7 @@ import warnings
 import helpers
 import procession
 from helpers import wait_until
-from procession import _core, queues, reduction
+from procession import _core, connection, queues, reduction
 
 
 class Unpicklable:
@@ -316,6 +324,20 @@ class EndsTest(helpers.Case):
         with self.assertRaisesRegex(OSError, 'is closed'):
             queue.put('closed')
 
+    def test_what_is_looked_at_inside(self):
+        queue, bounded = self.context.JoinableQueue(), self.context.JoinableQueue(3)
+        for number in range(2):
+            queue.put(number)
+            bounded.put(number)
+        self.assertEqual((bounded._sem.get_value(), bounded._unfinished_tasks.get_value()), (1, 2))
+        self.assertEqual(queue._sem.get_value(), 2 ** 31 - 3)
+        self.assertEqual((len(queue._buffer), queue._thread, queue._ignore_epipe), (0, None, False))
+        self.assertTrue(queue._poll())
+        self.assertEqual(pickle.loads(queue._recv_bytes()), 0)
+        queue._send_bytes(pickle.dumps('sent'))
+        self.assertEqual((queue.get(), queue.get()), (1, 'sent'))
+        queue._ignore_epipe = True
+
     def test_a_queue_that_was_used_is_closed_altogether(self):
         unused, used = self.context.Queue(), self.context.JoinableQueue()
         used.put(1)
@@ -326,6 +348,252 @@ class EndsTest(helpers.Case):
         with self.assertRaisesRegex(OSError, 'is closed'):
             used.empty()
         self.assertTrue(used._reader.closed)
+
+
+def put_later(queue, object):
+    time.sleep(0.05)
+    queue.put(object)
+
+
+def get_one(queue):
+    queue.get()
+
+
+def watch_and_stay(queue, told):
+    """Has descriptors, and keeps them."""
+    number = queue._reader.fileno(), queue._writer.fileno()
+    told.put(number)
+    time.sleep(600)
+
+
+def wait_and_get(queue, back):
+    back.put('ready')
+    ready = connection.wait([queue._reader])
+    back.put((ready == [queue._reader], queue.get()))
+
+
+class Descriptors:
+    """`fileno()` of the two ends: readable while there is an object, writable while there is room."""
+
+    def queues(self):
+        context = self.context
+        return [context.Queue(), context.Queue(2), context.SimpleQueue(), context.JoinableQueue(), context.JoinableQueue(2)]
+
+    def test_readable_while_there_is_an_object(self):
+        for queue in self.queues():
+            with self.subTest(type(queue).__name__):
+                reader = queue._reader
+                self.assertIs(queue._reader, reader)
+                waits = {
+                    'select': lambda: bool(select.select([reader], [], [], 0)[0]),
+                    'poll': lambda: bool(polling(select.poll(), reader).poll(0)),
+                    'epoll': lambda: bool(polling(select.epoll(), reader).poll(0)),
+                    'wait': lambda: connection.wait([reader], 0) == [reader],
+                    'stdlib': lambda: multiprocessing.connection.wait([reader], 0) == [reader],
+                }
+                for name, is_ready in waits.items():
+                    with self.subTest(name):
+                        self.assertFalse(is_ready())
+                        queue.put('one')
+                        self.assertTrue(is_ready())
+                        queue.put('two')
+                        queue.get()
+                        self.assertTrue(is_ready())
+                        reader.recv()
+                        self.assertFalse(is_ready())
+
+    def test_writable_while_there_is_room(self):
+        for queue in self.queues():
+            writer, room = queue._writer, getattr(queue, '_maxsize', 2 ** 31 - 1)
+            is_ready = lambda: bool(select.select([], [writer], [], 0)[1])
+            self.assertTrue(is_ready())
+            for _ in range(2):
+                queue.put('object')
+            self.assertEqual(is_ready(), room > 2)
+            queue.get()
+            self.assertTrue(is_ready())
+
+    def test_it_wakes_who_waits(self):
+        for queue in self.queues():
+            child = self.start(put_later, queue, 'an object')
+            self.assertEqual(connection.wait([queue._reader]), [queue._reader])
+            self.assertEqual(queue.get(), 'an object')
+            child.join()
+            # Another process takes what is there: before long it isn't readable any more.
+            descriptor = queue._reader.fileno()
+            queue.put('another')
+            child = self.start(get_one, queue)
+            child.join()
+            wait_until(lambda: not select.select([descriptor], [], [], 0)[0])
+
+    def test_a_child_waits(self):
+        for queue in self.queues():
+            back = self.context.Queue()
+            child = self.start(wait_and_get, queue, back)
+            self.assertEqual(back.get(), 'ready')
+            queue.put('object')
+            self.assertEqual(back.get(), (True, 'object'))
+            child.join()
+
+    def test_who_watches_is_killed(self):
+        queue, told = self.context.Queue(1), self.context.Queue()
+        reader, writer = queue._reader.fileno(), queue._writer.fileno()
+        for _ in range(3):
+            child = self.start(watch_and_stay, queue, told)
+            told.get()
+            child.kill()
+            child.join()
+            child = self.start(put_later, queue, 'object')
+            self.assertEqual(select.select([reader], [], []), ([reader], [], []))
+            child.join()
+            wait_until(lambda: not select.select([], [writer], [], 0)[1])
+            child = self.start(get_one, queue)
+            self.assertEqual(select.select([], [writer], []), ([], [writer], []))
+            child.join()
+
+    def test_an_executor_of_the_standard_library(self):
+        # Its manager thread waits for a simple queue beside sentinels.
+        with concurrent.futures.ProcessPoolExecutor(2, mp_context=self.context) as executor:
+            self.assertEqual(list(executor.map(abs, range(-20, 0))), list(range(20, 0, -1)))
+
+    def test_asyncio(self):
+        queue, back = self.context.Queue(), []
+
+        async def receive():
+            loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+            def take():
+                back.append(queue.get(False))
+                if len(back) == 40:
+                    ended.set()
+
+            loop.add_reader(queue._reader, take)
+            children = [self.start(put_many, queue, 20) for _ in range(2)]
+            await ended.wait()
+            self.assertTrue(loop.remove_reader(queue._reader))
+            return children
+
+        for child in asyncio.run(receive()):
+            child.join()
+        self.assertEqual(sorted(back), sorted([*range(20)] * 2))
+
+
+def put_many(queue, count):
+    for number in range(count):
+        queue.put(number)
+        if number % 5 == 0:
+            time.sleep(0.002)
+
+
+def polling(poller, end):
+    poller.register(end, select.POLLIN)
+    return poller
+
+
+class ForkDescriptorTest(Descriptors, helpers.Case):
+    method = 'fork'
+
+    def test_none_before_somebody_asks_and_none_after(self):
+        before, threads = len(helpers.descriptors()), len(os.listdir('/proc/self/task'))
+        queues = [self.context.Queue() for _ in range(20)]
+        for queue in queues:
+            queue.put(1)
+            self.assertTrue(queue._reader.poll())
+        self.assertEqual(len(helpers.descriptors()), before)
+        numbers = {end.fileno() for queue in queues for end in (queue._reader, queue._writer)}
+        self.assertEqual(len(numbers), 40)
+        self.assertEqual(len(helpers.descriptors()), before + 40)
+        self.assertEqual(len(os.listdir('/proc/self/task')), threads + 1)
+        self.assertEqual({end.fileno() for queue in queues for end in (queue._reader, queue._writer)}, numbers)
+        del queue, queues
+        gc.collect()
+        wait_until(lambda: len(os.listdir('/proc/self/task')) == threads)
+        self.assertEqual(len(helpers.descriptors()), before)
+
+    def test_closed_while_it_is_watched(self):
+        queue = self.context.Queue()
+        queue.put('object')
+        reader, writer = queue._reader, queue._writer
+        with selectors.DefaultSelector() as selector:
+            selector.register(reader, selectors.EVENT_READ)
+            selector.register(writer, selectors.EVENT_WRITE)
+            self.assertEqual(len(selector.select(0)), 2)
+            queue.close()
+            for end in reader, writer:
+                with self.assertRaisesRegex(OSError, 'is closed'):
+                    end.fileno()
+        del queue, reader, writer
+        queue = self.context.Queue()
+        self.assertEqual(connection.wait([queue._reader], 0), [])
+
+    def test_forked_while_it_watches(self):
+        queue, back = self.context.Queue(), self.context.Queue()
+        descriptor = queue._reader.fileno()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                with contextlib.suppress(OSError):
+                    os.fstat(descriptor)
+                    back.put('the parent\'s descriptor is open')
+                wait_and_get(queue, back)
+            finally:
+                os._exit(0)
+        self.assertEqual(back.get(), 'ready')
+        queue.put('object')
+        self.assertEqual(back.get(), (True, 'object'))
+        os.waitpid(pid, 0)
+        wait_until(lambda: not select.select([descriptor], [], [], 0)[0])
+        queue.put('object')
+        self.assertEqual(select.select([descriptor], [], [])[0], [descriptor])
+
+    def test_signals_go_to_the_main_thread(self):
+        queue, heard = self.context.Queue(), []
+        queue._reader.fileno()
+        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1))
+
+        def handler(number, frame):
+            heard.append(number)
+            queue.put('from the handler')
+
+        with helpers.handling(signal.SIGUSR1, handler):
+            timer.start()
+            self.assertEqual(connection.wait([queue._reader]), [queue._reader])
+        self.assertEqual(heard, [signal.SIGUSR1])
+        timer.join()
+
+    def test_received_into_a_buffer(self):
+        queue = self.context.Queue()
+        reader, writer = queue._reader, queue._writer
+        room = bytearray(b'.' * 8)
+        writer.send_bytes(b'bytes')
+        self.assertEqual(reader.recv_bytes_into(room, 2), 5)
+        self.assertEqual(room, b'..bytes.')
+        numbers = array.array('i', [0] * 4)
+        writer.send_bytes(array.array('i', [7, 8]))
+        self.assertEqual(reader.recv_bytes_into(numbers, 8), 8)
+        self.assertEqual(numbers.tolist(), [0, 0, 7, 8])
+        for wrong in (-1, 9):
+            with self.assertRaisesRegex(ValueError, 'offset'):
+                reader.recv_bytes_into(room, wrong)
+        with self.assertRaises((TypeError, BufferError)):
+            writer.send_bytes(b'x')
+            reader.recv_bytes_into(b'not to be written')
+        writer.send_bytes(b'longer than that')
+        with self.assertRaises(procession.BufferTooShort) as caught:
+            reader.recv_bytes_into(room)
+        self.assertEqual(caught.exception.args, (b'longer than that',))
+        writer.send_bytes(b'x' * 100_000)
+        room = bytearray(100_000)
+        self.assertEqual(reader.recv_bytes_into(room), 100_000)
+        self.assertEqual(room, b'x' * 100_000)
+
+
+class SpawnDescriptorTest(Descriptors, helpers.Case):
+    method = 'spawn'
+
+
+class ForkserverDescriptorTest(Descriptors, helpers.Case):
+    method = 'forkserver'
 
 
 if __name__ == '__main__':

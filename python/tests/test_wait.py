@@ -56,6 +56,7 @@ class Wait:
         numbered, to_numbered = self.sockets()
         plain, to_plain = self.sockets()
         child, end = self.held()
+        queue, simple = self.context.Queue(), self.context.SimpleQueue()
         things = {
             'a duplex connection': (one, lambda: other.send(1)),
             'a reading connection': (reader, lambda: writer.send(1)),
@@ -63,6 +64,8 @@ class Wait:
             'something with fileno': (Numbered(numbered.fileno()), lambda: to_numbered.send(b'1')),
             'a number': (plain.fileno(), lambda: to_plain.send(b'1')),
             'a sentinel': (child.sentinel, end),
+            'a queue': (queue._reader, lambda: queue.put(1)),
+            'a simple queue': (simple._reader, lambda: simple.put(1)),
         }
         everything = [thing for thing, _ in things.values()]
         ready = []
@@ -81,6 +84,8 @@ class Wait:
         other.close()
         self.assertEqual(connection.wait([one]), [one])
         self.assertRaises(EOFError, one.recv)
+        queue.get()
+        self.assertEqual(connection.wait([queue._reader, simple._reader], 0), [simple._reader])
 
     def test_files_are_always_ready(self):
         with tempfile.TemporaryFile() as file:

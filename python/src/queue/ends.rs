@@ -7,10 +7,12 @@ use crate::error::raise;
 use crate::value::{Source, kind};
 use crate::{blocking, value};
 use procession_core::{Carried, Taken};
-use pyo3::exceptions::{PyNotImplementedError, PyOSError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PySlice, PyTuple};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 /// A queue's end for getters.
@@ -25,13 +27,34 @@ pub(crate) struct QueueWriter {
     inner: Arc<Inner>,
 }
 
-impl QueueReader {
-    pub(super) fn new(inner: &Arc<Inner>) -> Self {
+/// The two ends of one object, made when they are first asked for: whoever waits for some gets back the ones that it has.
+pub(crate) struct Ends {
+    reader: PyOnceLock<Py<QueueReader>>,
+    writer: PyOnceLock<Py<QueueWriter>>,
+}
+
+impl Ends {
+    pub(super) const fn new() -> Self {
         Self {
-            inner: Arc::clone(inner),
+            reader: PyOnceLock::new(),
+            writer: PyOnceLock::new(),
         }
     }
 
+    pub(super) fn reader(&self, py: Python<'_>, inner: &Arc<Inner>) -> PyResult<Py<QueueReader>> {
+        let inner = Arc::clone(inner);
+        let make = || Py::new(py, QueueReader { inner });
+        Ok(self.reader.get_or_try_init(py, make)?.clone_ref(py))
+    }
+
+    pub(super) fn writer(&self, py: Python<'_>, inner: &Arc<Inner>) -> PyResult<Py<QueueWriter>> {
+        let inner = Arc::clone(inner);
+        let make = || Py::new(py, QueueWriter { inner });
+        Ok(self.writer.get_or_try_init(py, make)?.clone_ref(py))
+    }
+}
+
+impl QueueReader {
     fn receive<'py, T>(
         &self,
         py: Python<'py>,
@@ -79,9 +102,38 @@ impl QueueReader {
         Ok(waited.is_some())
     }
 
-    /// A descriptor that is readable while an object can be received: not built yet.
-    fn fileno(&self) -> PyResult<i32> {
-        Err(no_descriptor())
+    /// Receives as `recv_bytes`, into a buffer from an offset on; gives how many bytes those are. Where they don't fit,
+    /// `BufferTooShort` has them.
+    #[pyo3(signature = (buf, offset=0))]
+    fn recv_bytes_into(
+        &self,
+        py: Python<'_>,
+        buf: &Bound<'_, PyAny>,
+        offset: isize,
+    ) -> PyResult<usize> {
+        let view = bytes_of(buf)?;
+        let room = view.len()?;
+        let Ok(start) = usize::try_from(offset) else {
+            return Err(PyValueError::new_err("negative offset"));
+        };
+        if start > room {
+            return Err(PyValueError::new_err("offset too large"));
+        }
+        let bytes = self.receive(py, pickled)?;
+        let length = bytes.as_bytes().len();
+        if length > room - start {
+            let error = py.import("procession.context")?.getattr("BufferTooShort")?;
+            return Err(PyErr::from_value(error.call1((bytes,))?));
+        }
+        let part = PySlice::new(py, offset, (start + length).cast_signed(), 1);
+        view.set_item(part, bytes)?;
+        Ok(length)
+    }
+
+    /// A descriptor that is readable while an object can be received, until this process lets go of the queue.
+    fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
+        let queue = self.inner.by_end(NO_READER)?;
+        Ok(blocking::call(py, || queue.readable())?.as_raw_fd())
     }
 
     fn close(&self) {
@@ -104,14 +156,6 @@ impl QueueReader {
     }
 }
 
-impl QueueWriter {
-    pub(super) fn new(inner: &Arc<Inner>) -> Self {
-        Self {
-            inner: Arc::clone(inner),
-        }
-    }
-}
-
 #[pymethods]
 impl QueueWriter {
     /// Sends an object: puts it.
@@ -129,11 +173,7 @@ impl QueueWriter {
         size: Option<isize>,
     ) -> PyResult<()> {
         let (py, queue) = (buf.py(), self.inner.by_end(NO_WRITER)?);
-        let view = py
-            .import("builtins")?
-            .getattr("memoryview")?
-            .call1((buf,))?;
-        let view = view.call_method1("cast", ("B",))?;
+        let view = bytes_of(buf)?;
         let length = view.len()?.cast_signed();
         let wrong = |what| Err(PyValueError::new_err(what));
         let end = match size {
@@ -158,9 +198,10 @@ impl QueueWriter {
         )
     }
 
-    /// A descriptor that is writable while there is room: not built yet.
-    fn fileno(&self) -> PyResult<i32> {
-        Err(no_descriptor())
+    /// A descriptor that is writable while there is room, until this process lets go of the queue.
+    fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
+        let queue = self.inner.by_end(NO_WRITER)?;
+        Ok(blocking::call(py, || queue.writable())?.as_raw_fd())
     }
 
     fn close(&self) {
@@ -183,9 +224,10 @@ impl QueueWriter {
     }
 }
 
-fn no_descriptor() -> PyErr {
-    let text = "procession has no fileno() of a queue yet (docs/parity.md lists what is built)";
-    PyNotImplementedError::new_err(text)
+/// The memory of a buffer, byte by byte.
+fn bytes_of<'py>(buffer: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let view = buffer.py().import("builtins")?.getattr("memoryview")?;
+    view.call1((buffer,))?.call_method1("cast", ("B",))
 }
 
 /// The pickle of a message's object. One that names others is pickled again: its bytes alone wouldn't hold them.

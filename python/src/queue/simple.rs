@@ -1,7 +1,8 @@
 //! `SimpleQueue`: what `procession.queues.SimpleQueue` inherits.
 
 use super::{
-    Inner, NO_READER, NO_WRITER, QueueReader, QueueWriter, decode, get_at_last, put_value, reduce,
+    Ends, Inner, NO_READER, NO_WRITER, QueueReader, QueueWriter, decode, get_at_last, put_value,
+    reduce,
 };
 use crate::error::raise;
 use crate::{blocking, tree, value};
@@ -13,6 +14,7 @@ use std::sync::Arc;
 #[pyclass(subclass, frozen, module = "procession._core")]
 pub(crate) struct SimpleQueue {
     inner: Arc<Inner>,
+    ends: Ends,
 }
 
 #[pymethods]
@@ -22,6 +24,7 @@ impl SimpleQueue {
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self {
             inner: Arc::default(),
+            ends: Ends::new(),
         }
     }
 
@@ -55,14 +58,14 @@ impl SimpleQueue {
 
     /// Its end for getters, as an object that is much like a `Connection`.
     #[getter]
-    fn _reader(&self) -> QueueReader {
-        QueueReader::new(&self.inner)
+    fn _reader(&self, py: Python<'_>) -> PyResult<Py<QueueReader>> {
+        self.ends.reader(py, &self.inner)
     }
 
     /// Its end for putters, as an object that is much like a `Connection`.
     #[getter]
-    fn _writer(&self) -> QueueWriter {
-        QueueWriter::new(&self.inner)
+    fn _writer(&self, py: Python<'_>) -> PyResult<Py<QueueWriter>> {
+        self.ends.writer(py, &self.inner)
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
