@@ -31,7 +31,7 @@ pub use process::{
     Builder, ChildHandle, CurrentProcess, ParentProcess, Process, StartMethod, Stdio,
     active_children, current_process, parent_process, wait, wait_timeout,
 };
-pub use procession_core::ExitStatus;
+pub use procession_core::{ExitStatus, Readiness};
 pub use queue::{JoinableQueue, Queue, SimpleQueue};
 pub use shared::{Array, ArrayGuard, Atomic, RawArray, RawValue, SharedMemory, Value, ValueGuard};
 pub use sync::{

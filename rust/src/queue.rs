@@ -10,7 +10,9 @@ use crate::codec;
 use crate::error::{Error, GetError, PutError, Result, retry};
 use crate::names;
 use crate::tree;
-use procession_core::{Carried, Deadline, Error as CoreError, Put, Queue as Core, Taken};
+use procession_core::{
+    Carried, Deadline, Error as CoreError, Put, Queue as Core, Readiness, Taken,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -124,6 +126,44 @@ impl<T: ?Sized> Queue<T> {
     /// `Poisoned` when shared memory contradicts itself.
     pub fn lost(&self) -> Result<u64> {
         self.core.lost().map_err(looked)
+    }
+
+    /// What can be waited for beside other things while this queue has no value: a descriptor of this process that can be
+    /// read from as long as a value can be got, and once the queue is closed.
+    ///
+    /// For [`wait`](crate::wait()), and for any event loop that knows descriptors; nobody reads from it. Another process or
+    /// thread may be quicker to get the value: so it is got with [`try_get`](Self::try_get). Made at the first call,
+    /// with a thread for all queues of this process.
+    ///
+    /// # Errors
+    /// `Os` when the system refuses the descriptor or the thread.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> procession::Result<()> {
+    /// let queues = [procession::Queue::new()?, procession::Queue::new()?];
+    /// let ready = [queues[0].readable()?, queues[1].readable()?];
+    /// queues[1].put(&"a value".to_owned())?;
+    /// assert_eq!(procession::wait(&ready)?, [1]);
+    /// assert_eq!(queues[1].get()?, "a value");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Python: `Queue._reader.fileno()`.
+    pub fn readable(&self) -> Result<Readiness> {
+        self.core.readable().map_err(not_watched)
+    }
+
+    /// A descriptor of this process that can be written to as long as there is room for a value, and once the queue is
+    /// closed: for an event loop that knows descriptors. [`wait`](crate::wait()) waits for what can be read from.
+    ///
+    /// # Errors
+    /// As [`readable`](Self::readable).
+    ///
+    /// Python: `Queue._writer.fileno()`.
+    pub fn writable(&self) -> Result<Readiness> {
+        self.core.writable().map_err(not_watched)
     }
 
     /// Puts bytes as they are: at once if possible.
@@ -377,6 +417,10 @@ fn not_got(error: CoreError) -> GetError {
         CoreError::Closed { .. } => GetError::Closed,
         error => GetError::Failed(Error::at("get a message", error)),
     }
+}
+
+fn not_watched(error: CoreError) -> Error {
+    Error::at("watch a queue", error)
 }
 
 fn looked(error: CoreError) -> Error {

@@ -2,6 +2,7 @@
 
 use super::Queue;
 use crate::error::{GetError, PutError, Result};
+use procession_core::Readiness;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -60,6 +61,14 @@ impl<T: ?Sized> SimpleQueue<T> {
     /// `Poisoned` when shared memory contradicts itself.
     pub fn is_empty(&self) -> Result<bool> {
         self.queue.is_empty()
+    }
+
+    /// What can be waited for beside other things while this queue has no value.
+    ///
+    /// # Errors
+    /// As [`Queue::readable`].
+    pub fn readable(&self) -> Result<Readiness> {
+        self.queue.readable()
     }
 }
 

@@ -2,9 +2,13 @@
 
 use crate::watchdog::watch;
 use procession::{
-    ErrorKind, GetError, JoinableQueue, Process, PutError, Queue, SimpleQueue, TaskError,
+    ErrorKind, GetError, JoinableQueue, Process, PutError, Queue, SimpleQueue, TaskError, wait,
+    wait_timeout,
 };
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -241,4 +245,45 @@ fn simple_ones_carry_bytes_and_close() {
     child.join().unwrap();
     assert!(matches!(queue.put_bytes(b"more"), Err(PutError::Closed)));
     assert!(matches!(queue.get_bytes(), Err(GetError::Closed)));
+}
+
+#[test]
+fn queues_are_waited_for_beside_processes_and_sockets() {
+    let _watchdog = watch();
+    let (full, simple) = (Queue::bounded(1).unwrap(), SimpleQueue::new().unwrap());
+    let [by_value, by_room] = [full.readable().unwrap(), full.writable().unwrap()];
+    let by_simple = simple.readable().unwrap();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let go: Queue<()> = Queue::new().unwrap();
+    let child = |(go, full, simple): (Queue<()>, Queue<u8>, SimpleQueue<u8>)| {
+        go.get().unwrap();
+        full.put(&1).unwrap();
+        go.get().unwrap();
+        simple.put(&2).unwrap();
+        go.get().unwrap();
+    };
+    let child = Process::spawn(child, (go.clone(), full.clone(), simple.clone())).unwrap();
+    let everything: [&dyn AsFd; 4] = [&by_value, &by_simple, &theirs, &child];
+    let timeout = Duration::from_millis(10);
+    assert!(wait_timeout(everything, timeout).unwrap().is_empty());
+    for (place, get) in [
+        (0, &(|| full.get()) as &dyn Fn() -> _),
+        (1, &|| simple.get()),
+    ] {
+        go.put(&()).unwrap();
+        assert_eq!(wait(everything).unwrap(), [place]);
+        assert_eq!(usize::from(get().unwrap()), place + 1);
+        assert!(wait_timeout(everything, timeout).unwrap().is_empty());
+    }
+    ours.write_all(b"!").unwrap();
+    assert_eq!(wait(everything).unwrap(), [2]);
+    go.put(&()).unwrap();
+    while wait(everything).unwrap() != [2, 3] {}
+    child.join().unwrap();
+    assert_eq!(
+        by_room.as_fd().as_raw_fd(),
+        full.writable().unwrap().as_raw_fd()
+    );
+    full.close().unwrap();
+    assert_eq!(wait([&by_value]).unwrap(), [0]);
 }
