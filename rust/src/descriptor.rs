@@ -5,7 +5,7 @@ use crate::error::{Error, Result, retry};
 use crate::names::not_foreign;
 use crate::process::me;
 use crate::tree::arena;
-use procession_core::handoff::{self, TICKET_BYTES, Ticket};
+use procession_core::handoff::{self, Invited, TICKET_BYTES, Ticket};
 use procession_core::{Deadline, Error as CoreError, Naming};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use std::cell::Cell;
@@ -107,10 +107,10 @@ pub(crate) fn returning<R>(encode: impl FnOnce() -> R) -> R {
     encoded
 }
 
-/// Where descriptors of returned values go; `None` if nobody waits for them, or it can't be told where.
-pub(crate) fn invitation() -> Option<[u8; 32]> {
-    let made = handoff::invitation();
-    made.ok().map(|invitation| invitation.to_bytes())
+/// Invites a process that is about to be started to leave here the descriptors that it returns. If that can't be, it keeps
+/// them itself.
+pub(crate) fn invite() -> Option<Invited> {
+    handoff::invite().ok()
 }
 
 fn ticket(descriptor: BorrowedFd<'_>) -> procession_core::Result<Ticket> {

@@ -23,6 +23,6 @@ mod redeem;
 
 pub use entrust::{Invitation, entrust};
 pub(crate) use office::pause;
-pub use office::{invitation, keep, kept, offer, stop, withdraw};
+pub use office::{Invited, invite, keep, kept, offer, stop, withdraw};
 pub use protocol::{TICKET_BYTES, Ticket};
 pub use redeem::{PATIENCE, Redeeming};

@@ -44,8 +44,8 @@ struct Office {
     listener: Arc<OwnedFd>,
     /// With which a child may have something kept here.
     invitation: Secret,
-    /// Somebody was told it, so the name must stay.
-    has_invited: bool,
+    /// How many were told it that may come still.
+    invited: u32,
     kept: BTreeMap<u64, Kept>,
     last: u64,
     peers: Vec<Peer>,
@@ -154,33 +154,66 @@ pub fn stop() {
     }
 }
 
-/// Lets another process of this user [entrust](super::entrust()) descriptors to this one, which therefore listens from now on. Without a thread:
-/// they wait in the kernel until this process redeems one of its own tickets.
+/// Another process of this user may [entrust](super::entrust()) descriptors to this one as long as this lives. What it has entrusted by
+/// then is kept.
+#[derive(Debug)]
+pub struct Invited(Invitation);
+
+/// Invites another process. Without a thread: what it entrusts waits in the kernel until this process redeems one of its own
+/// tickets, or takes the invitation back. One descriptor for all that are invited.
 ///
 /// # Errors
 /// `Os` without descriptors or random bytes.
-pub fn invitation() -> Result<Invitation> {
+pub fn invite() -> Result<Invited> {
     let mut office = lock();
     let office = Office::open(&mut office)?;
-    office.has_invited = true;
-    Ok(Invitation {
+    office.invited += 1;
+    Ok(Invited(Invitation {
         name: office.name,
         secret: office.invitation,
-    })
+    }))
+}
+
+impl Invited {
+    /// What the other process is to know.
+    #[must_use]
+    pub fn invitation(&self) -> &Invitation {
+        &self.0
+    }
+}
+
+impl Drop for Invited {
+    fn drop(&mut self) {
+        let mut place = lock();
+        // A forked child's copy, or one from before a stop, is nobody's.
+        let Some(office) = place.as_mut().filter(|it| it.name == self.0.name) else {
+            return;
+        };
+        office.invited -= 1;
+        if office.invited == 0 {
+            // All that has come, some at a time.
+            let mut before = usize::MAX;
+            while std::mem::replace(&mut before, office.kept.len()) != office.kept.len() {
+                office.round();
+            }
+        }
+        Office::close_idle(&mut place);
+    }
 }
 
 /// The descriptor of a ticket, if this process keeps it.
 pub(super) fn take(ticket: &Ticket) -> Here {
-    let mut office = lock();
-    let Some(office) = office.as_mut().filter(|it| it.name == ticket.office) else {
+    let mut place = lock();
+    let Some(office) = place.as_mut().filter(|it| it.name == ticket.office) else {
         return Here::Elsewhere;
     };
-    if let Some(kept) = office.remove(ticket.number, ticket.secret) {
-        return Here::Given(kept.descriptor);
+    let mut kept = office.remove(ticket.number, ticket.secret);
+    if kept.is_none() {
+        // What others have entrusted may not have been looked at.
+        office.round();
+        kept = office.remove(ticket.number, ticket.secret);
     }
-    // What others have entrusted may not have been looked at.
-    office.round();
-    let kept = office.remove(ticket.number, ticket.secret);
+    Office::close_idle(&mut place);
     kept.map_or(Here::None, |kept| Here::Given(kept.descriptor))
 }
 
@@ -254,7 +287,7 @@ impl Office {
             name,
             listener: Arc::new(local::listen_at(&name.address())?),
             invitation: Secret(identity::secret()?),
-            has_invited: false,
+            invited: 0,
             kept: BTreeMap::new(),
             last: 0,
             peers: Vec::new(),
@@ -264,9 +297,19 @@ impl Office {
         })
     }
 
+    /// Closes one that nobody can need and that has no thread.
+    fn close_idle(place: &mut Option<Self>) {
+        if place
+            .as_ref()
+            .is_some_and(|office| office.server.is_none() && office.is_idle())
+        {
+            *place = None;
+        }
+    }
+
     /// Nobody can need it.
     fn is_idle(&self) -> bool {
-        self.kept.is_empty() && self.peers.is_empty() && !self.has_invited
+        self.kept.is_empty() && self.peers.is_empty() && self.invited == 0
     }
 
     /// Starts the thread, unless there is one.

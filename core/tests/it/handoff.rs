@@ -2,7 +2,7 @@
 
 use crate::child::{Child, alone, fork, until};
 use procession_core::handoff::{
-    Invitation, Redeeming, TICKET_BYTES, Ticket, entrust, invitation, kept, offer, stop, withdraw,
+    Invitation, Redeeming, TICKET_BYTES, Ticket, entrust, invite, kept, offer, stop, withdraw,
 };
 use procession_core::process::Others;
 use procession_core::{Deadline, Error, ExitStatus, Result, Setting};
@@ -357,7 +357,8 @@ fn what_is_entrusted_outlives_its_sender() {
         if !is_serving {
             stop();
         }
-        let bytes = invitation().unwrap().to_bytes();
+        let invited = invite().unwrap();
+        let bytes = invited.invitation().to_bytes();
         let (reader, writer) = pipe().unwrap();
         let (mut tickets, mut to) = pipe().unwrap();
         fork(|| {
@@ -381,9 +382,17 @@ fn what_is_entrusted_outlives_its_sender() {
         let mut bytes = [0; TICKET_BYTES];
         tickets.read_exact(&mut bytes).unwrap();
         let ticket = Ticket::from_bytes(&bytes).unwrap();
+        // What has come is kept, whoever is invited still.
+        drop(invited);
         write(redeem(&ticket).unwrap(), "the late");
         assert_eq!(all(reader), "the late");
-        assert!(why(&ticket, redeem(&ticket)).contains("redeemed before"));
+        let again = why(&ticket, redeem(&ticket));
+        let expected = if is_serving {
+            "redeemed before"
+        } else {
+            "has ended"
+        };
+        assert!(again.contains(expected), "{again}");
         assert_eq!(redeem(&serving).is_ok(), is_serving);
         drop(serving_reader);
         stop();

@@ -5,6 +5,7 @@ use crate::error::{Error, ErrorKind, JoinError, Result, retry};
 use crate::function::end;
 use crate::process::children;
 use crate::tree;
+use procession_core::handoff::Invited;
 use procession_core::{Child, ChildSlot, Deadline, ExitStatus, Message, Queue};
 use std::fmt;
 use std::sync::atomic::AtomicBool;
@@ -21,6 +22,8 @@ pub(crate) struct Launched {
     mailbox: Queue,
     /// Kept until it has ended: it may not have attached yet.
     _slot: Option<ChildSlot>,
+    /// Until its value was taken.
+    _invited: Option<Invited>,
     /// This process has sent it a signal, so an end by one is no surprise.
     signalled: AtomicBool,
     /// Its end was logged.
@@ -28,7 +31,12 @@ pub(crate) struct Launched {
 }
 
 impl Launched {
-    pub(super) fn new(child: Child, mailbox: Queue, slot: Option<ChildSlot>, plan: &Plan) -> Self {
+    pub(super) fn new(
+        child: Child,
+        mailbox: Queue,
+        slot: Option<ChildSlot>,
+        plan: &mut Plan,
+    ) -> Self {
         Self {
             child,
             name: plan.name.clone(),
@@ -36,6 +44,7 @@ impl Launched {
             creator: std::process::id(),
             mailbox,
             _slot: slot,
+            _invited: plan.invited.take(),
             signalled: AtomicBool::new(false),
             logged: AtomicBool::new(false),
         }

@@ -27,6 +27,7 @@ use crate::function::Named;
 use crate::names;
 use crate::process::{Change, StartMethod, children, me};
 use crate::tree;
+use procession_core::handoff::Invited;
 use procession_core::{Deadline, Queue, Setting};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -47,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) changes: Vec<Change>,
     /// This process' ends of pipes to the child.
     pub(crate) ends: [Option<OwnedFd>; 3],
+    /// It may leave here the descriptors that it returns.
+    pub(crate) invited: Option<Invited>,
     /// Descriptors of connections in the argument.
     pub(crate) passed: Vec<OwnedFd>,
 }
@@ -83,7 +86,7 @@ pub(crate) fn start<A: serde::Serialize>(
             (child, Some(slot))
         }
     };
-    let launched = Arc::new(Launched::new(child, mailbox, slot, &plan));
+    let launched = Arc::new(Launched::new(child, mailbox, slot, &mut plan));
     children::add(&launched);
     log::debug!("{launched} was started by {}", plan.method);
     Ok((launched, plan.ends))

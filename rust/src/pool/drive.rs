@@ -279,6 +279,7 @@ impl Shared {
             setting: Setting::default(),
             changes: Vec::new(),
             ends: [None, None, None],
+            invited: None,
             passed: Vec::new(),
         };
         let (launched, _no_pipes) = launch::start(plan, named, &SeatName::of(&seat))?;

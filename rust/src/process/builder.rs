@@ -251,6 +251,7 @@ impl Builder {
                 _ => Vec::new(),
             },
             ends,
+            invited: None,
             passed: Vec::new(),
         })
     }

@@ -82,13 +82,15 @@ impl Me {
             let numbers: Vec<_> = numbers.iter().map(u32::to_string).collect();
             plan.name = format!("{}-{}", plan.kind, numbers.join(":"));
         }
+        plan.invited = descriptor::invite();
+        let invited = plan.invited.as_ref();
         Birth {
             name: plan.name.clone(),
             daemon: plan.daemon,
             numbers,
             parent: std::process::id(),
             parent_name: self.birth.name.clone(),
-            invitation: descriptor::invitation(),
+            invitation: invited.map(|invited| invited.invitation().to_bytes()),
         }
     }
 
