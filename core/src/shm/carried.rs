@@ -85,8 +85,7 @@ impl Carried {
     /// Says that a message was put with this, or sent otherwise.
     pub fn delivered(&self) {
         if let Some(named) = &self.named {
-            // Of this process' own memory, and of one thread.
-            named.is_delivered.store(true, Relaxed);
+            named.delivered();
         }
     }
 
@@ -197,6 +196,11 @@ impl Named {
             pledges: Vec::new(),
             is_delivered: AtomicBool::new(false),
         }
+    }
+
+    fn delivered(&self) {
+        // Of this process' own memory, and of one thread.
+        self.is_delivered.store(true, Relaxed);
     }
 }
 
