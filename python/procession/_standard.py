@@ -9,6 +9,7 @@ __all__ = []
 
 import importlib
 import sys
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
 
 _NAMES = {name: 'multiprocessing.' + name for name in ('context', 'process', 'reduction')}
 _child = None
@@ -23,8 +24,32 @@ def __getattr__(name):
 
 def load():
     """Loads them all, for good."""
-    globals().update((name, importlib.import_module(path)) for name, path in _NAMES.items() if name not in globals())
+    if not all(name in globals() for name in _NAMES):
+        modules = _import()
+        if any(module.__name__ != _NAMES[name] for name, module in modules.items()):
+            modules = _import_behind_alias()
+        globals().update(modules)
     be(_child)
+
+
+def _import():
+    return {name: importlib.import_module(path) for name, path in _NAMES.items()}
+
+
+def _import_behind_alias():
+    """Imports them although somebody else than `_alias` has put another package in their place, by a finder of his own."""
+    def take():
+        names = [name for name in sys.modules if name.partition('.')[0] == 'multiprocessing']
+        return {name: sys.modules.pop(name) for name in names}
+
+    finders, others = sys.meta_path[:], take()
+    sys.meta_path[:] = (BuiltinImporter, FrozenImporter, PathFinder)
+    try:
+        return _import()
+    finally:
+        sys.meta_path[:] = finders
+        take()
+        sys.modules.update(others)
 
 
 def loaded(name):

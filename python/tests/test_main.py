@@ -300,6 +300,39 @@ class AliasTest(helpers.Case):
                 ''')
             self.assertEqual((done.stderr, done.stdout), ('', 'Named\n'))
 
+    def test_an_alias_of_somebody_elses(self):
+        """Another finder than ours has put this package in the standard's place, as whoever runs the standard's tests on it does."""
+        for method in ('fork', 'spawn'):
+            self.method = method
+            done = self.script('''
+                import importlib, procession, sys
+                from importlib.machinery import ModuleSpec
+                class Alias:
+                    @staticmethod
+                    def find_spec(name, path=None, target=None):
+                        if name.partition('.')[0] == 'multiprocessing':
+                            return ModuleSpec(name, Alias)
+                    @staticmethod
+                    def create_module(spec):
+                        pass
+                    @staticmethod
+                    def exec_module(module):
+                        ours = module.__name__.replace('multiprocessing', 'procession')
+                        sys.modules[module.__name__] = importlib.import_module(ours)
+                sys.meta_path.insert(0, Alias)
+                import multiprocessing
+                def work():
+                    import multiprocessing.context
+                    print(multiprocessing.TimeoutError.__module__, multiprocessing.context is procession.context, flush=True)
+                    import logging
+                    print(logging.LogRecord('n', 10, 'p', 1, 'm', (), None).processName, flush=True)
+                if __name__ == '__main__':
+                    child = multiprocessing.get_context(sys.argv[1]).Process(target=work, name='Named')
+                    child.start()
+                    child.join()
+                ''')
+            self.assertEqual((done.stderr, done.stdout), ('', 'multiprocessing.context True\nNamed\n'))
+
     def test_the_standards_stays_where_nobody_asked(self):
         """Importing this package changes nothing for a program that uses both."""
         done = self.script('''
