@@ -121,8 +121,6 @@ pub(crate) fn enlist(common: &Common, place: &ChildSlot, file: OwnedFd, claim: O
         let token = format!("{}:{rest}", file.into_raw_fd());
         match again(|| Arena::attach(&token)) {
             Ok(arena) => Actor::run(child, name, arena, claim),
-            // Its parent died before it came, or gave up on it.
-            Err(Error::Misuse { .. }) => {}
             Err(error) => panic!("attach: {error:?}"),
         }
     });
@@ -137,13 +135,26 @@ pub(crate) fn enlist(common: &Common, place: &ChildSlot, file: OwnedFd, claim: O
 impl Actor {
     fn run(common: Common, name: Name, arena: Arena, claim: ObjectName) {
         let queues = common.queues.iter();
-        let queues = queues.map(|queue| again(|| Queue::open(&arena, *queue)).unwrap());
+        let queues: Result<Vec<_>> = queues
+            .map(|queue| again(|| Queue::open(&arena, *queue)))
+            .collect();
         let locks = common.locks.iter();
-        let locks = locks.map(|lock| again(|| Lock::open(&arena, *lock)).unwrap());
+        let locks: Result<Vec<_>> = locks
+            .map(|lock| again(|| Lock::open(&arena, *lock)))
+            .collect();
+        let claim = again(|| Claim::open(&arena, claim));
+        let (queues, locks, claim) = match (queues, locks, claim) {
+            (Ok(queues), Ok(locks), Ok(claim)) => (queues, locks, claim),
+            // Its parent died before it came, or gave up on it: it has a place of its own, and what was held for it is gone.
+            (Err(Error::Closed { .. }), ..)
+            | (_, Err(Error::Closed { .. }), _)
+            | (.., Err(Error::Closed { .. })) => return,
+            (queues, locks, claim) => panic!("open: {queues:?} {locks:?} {claim:?}"),
+        };
         let mut actor = Self {
-            queues: queues.collect(),
-            locks: locks.collect(),
-            claim: again(|| Claim::open(&arena, claim)).unwrap(),
+            queues,
+            locks,
+            claim,
             common,
             name,
             arena,
