@@ -42,7 +42,7 @@ pub(crate) fn perform(word: Option<&str>) -> (Tally, Step) {
         }
     };
     note(counted(workspace(word), ""));
-    note(counted(crash_walk(word), ""));
+    at_once(crash_walk(word)).into_iter().for_each(&mut note);
     note(counted(models(word), ""));
     if word.is_none() {
         note(counted(hostile_peers(), ""));
@@ -54,7 +54,9 @@ pub(crate) fn perform(word: Option<&str>) -> (Tally, Step) {
         (Some(_), _) => {}
     }
     match python::build().and_then(|()| Interpreter::all()) {
-        Ok(interpreters) => faces(&interpreters, word).into_iter().for_each(note),
+        Ok(interpreters) => at_once(faces(&interpreters, word))
+            .into_iter()
+            .for_each(note),
         Err(why) => note((Tally::default(), Err(why))),
     }
     (total, Failed::unless_empty(failures))
@@ -68,22 +70,47 @@ fn workspace(word: Option<&str>) -> Command {
     command
 }
 
-/// The core's tests again, in the build in which a process can be killed at each store to shared memory. It has a
-/// folder of its own, since other flags would throw away what the first build made.
-fn crash_walk(word: Option<&str>) -> Command {
-    let mut command = cargo(&["test", "--package", "procession-core", "--no-fail-fast"]);
+/// The core's tests again, in the build in which a process can be killed at each store to shared memory. Stepping takes one
+/// processor for a minute and a half, so it goes beside the others.
+fn crash_walk(word: Option<&str>) -> Vec<(String, Command)> {
+    let all = |options: &[&str]| {
+        let mut command = crash_build();
+        command.arg("--no-fail-fast").args(word).args(options);
+        (String::new(), command)
+    };
+    match word {
+        Some(_) => vec![all(&[])],
+        None => vec![all(&["--", "--skip", "steps::"]), steps()],
+    }
+}
+
+/// Tests of the core in that build. It has a folder of its own, since other flags would throw away what the first build made.
+fn crash_build() -> Command {
+    let mut command = cargo(&["test", "--package", "procession-core"]);
     with_flags(&mut command, "RUSTFLAGS", "--cfg crash_points");
     command.env("CARGO_TARGET_DIR", target().join("crash_points"));
-    command.args(word);
     command
+}
+
+fn steps() -> (String, Command) {
+    let mut command = crash_build();
+    command.args(["--test", "it", "--", "steps::", "--show-output"]);
+    ("steps | ".to_owned(), command)
 }
 
 /// The two harnesses that kill and stop a process at every store, and at every instruction, with the counts that they
 /// print: how many sites, kills, stops, instructions and states.
 pub(crate) fn crash() -> (Tally, Step) {
-    let mut command = crash_walk(None);
-    command.args(["--test", "it", "--", "crash::", "steps::", "--show-output"]);
-    counted(command, "")
+    let mut walk = crash_build();
+    walk.args(["--test", "it", "--", "crash::", "--show-output"]);
+    let ended = at_once(vec![("walk | ".to_owned(), walk), steps()]);
+    let mut total = Tally::default();
+    let mut failures = Vec::new();
+    for (tally, result) in ended {
+        total += tally;
+        failures.extend(result.err().map(|Failed(why)| why));
+    }
+    (total, Failed::unless_empty(failures))
 }
 
 /// The models of the engine, which explore every order of events (`core/src/sys/model`). Optimised, since loom plays each
@@ -126,15 +153,21 @@ fn miri() -> Option<Command> {
     Some(command)
 }
 
-/// The Python face's tests on all interpreters at once: they are asleep half of the time. Each line of the output says whose it is.
-fn faces(interpreters: &[Interpreter], word: Option<&str>) -> Vec<(Tally, Step)> {
+/// The Python face's tests on all interpreters: they are asleep half of the time.
+fn faces(interpreters: &[Interpreter], word: Option<&str>) -> Vec<(String, Command)> {
+    let one = |interpreter: &Interpreter| {
+        let mark = format!("{} | ", interpreter.version);
+        (mark, face(interpreter, word))
+    };
+    interpreters.iter().map(one).collect()
+}
+
+/// Runs tests side by side. Each line of the output begins with the mark of the command whose it is.
+fn at_once(commands: Vec<(String, Command)>) -> Vec<(Tally, Step)> {
     std::thread::scope(|scope| {
-        let running: Vec<_> = interpreters
-            .iter()
-            .map(|interpreter| {
-                let mark = format!("{} | ", interpreter.version);
-                scope.spawn(move || counted(face(interpreter, word), &mark))
-            })
+        let running: Vec<_> = commands
+            .into_iter()
+            .map(|(mark, command)| scope.spawn(move || counted(command, &mark)))
             .collect();
         let ended = running.into_iter().map(ScopedJoinHandle::join);
         ended
