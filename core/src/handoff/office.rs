@@ -8,7 +8,7 @@
 
 use super::entrust::Invitation;
 use super::protocol::{GIVEN, NONE, Name, REQUEST_MAX, Request, Secret, Ticket};
-use crate::sys::descriptor::copy_above_streams;
+use crate::sys::descriptor::{copy_above_streams, readable};
 use crate::sys::local::{self, Accepted};
 use crate::sys::packet::{self, Arrived};
 use crate::sys::{allow, failed, fork, identity, pidfd};
@@ -464,8 +464,7 @@ fn serve(name: Name, bell: &OwnedFd) {
             office.watched()
         };
         let watched = watched.iter().map(|end| end.as_fd());
-        let all: Vec<_> = [bell.as_fd()].into_iter().chain(watched).collect();
-        match pidfd::ready(&all, until) {
+        match readable([bell.as_fd()].into_iter().chain(watched), until) {
             Ok(ready) if ready.first() == Some(&0) => return,
             Ok(_) | Err(Error::Interrupted) => {}
             // No memory for the call: later there may be.

@@ -1,6 +1,6 @@
 //! Waiting for the first of several.
 
-use crate::sys::pidfd;
+use crate::sys::descriptor::readable;
 use crate::{Deadline, Result};
 use std::os::fd::BorrowedFd;
 
@@ -12,5 +12,5 @@ use std::os::fd::BorrowedFd;
 ///
 /// Source: poll(2).
 pub fn wait_for_any(descriptors: &[BorrowedFd<'_>], deadline: Deadline) -> Result<Vec<usize>> {
-    pidfd::ready(descriptors, deadline)
+    readable(descriptors.iter().copied(), deadline)
 }

@@ -56,22 +56,6 @@ pub(crate) fn wait(pidfd: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
     descriptor::poll(&mut poll, deadline).map(|ready| ready == 1)
 }
 
-/// Waits until some of the descriptors can be read from, or their other ends are gone, and gives their places in the
-/// list; none once the deadline has passed.
-///
-/// # Errors
-/// `Interrupted` when a signal handler ran; `Os` with EINVAL for more descriptors than the process may have.
-pub(crate) fn ready(descriptors: &[BorrowedFd<'_>], deadline: Deadline) -> Result<Vec<usize>> {
-    let descriptors = descriptors.iter();
-    let mut polls: Vec<_> = descriptors
-        .map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
-        .collect();
-    descriptor::poll(&mut polls, deadline)?;
-    let polls = polls.iter().enumerate();
-    let ready = polls.filter(|(_, poll)| !poll.revents().is_empty());
-    Ok(ready.map(|(place, _)| place).collect())
-}
-
 /// Opens the process of that id, if it is the parent of this one: `None` if it isn't any more, so it is gone.
 pub(crate) fn open_parent(pid: u32) -> Result<Option<OwnedFd>> {
     let opened = open(pid);
