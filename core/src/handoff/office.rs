@@ -11,7 +11,7 @@ use super::protocol::{GIVEN, NONE, Name, REQUEST_MAX, Request, Secret, Ticket};
 use crate::sys::descriptor::{copy_above_streams, readable};
 use crate::sys::local::{self, Accepted};
 use crate::sys::packet::{self, Arrived};
-use crate::sys::{allow, failed, fork, identity, pidfd};
+use crate::sys::{fork, identity, pidfd, thread};
 use crate::{Deadline, Error, Result};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,8 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PEERS_MAX: usize = 64;
 /// How long nobody is let in when there was no descriptor for one.
 const REST: Duration = Duration::from_millis(20);
-/// The stack of the thread: it makes system calls, with room for 253 descriptors.
-const STACK: usize = 128 << 10;
 
 static OFFICE: Mutex<Option<Office>> = Mutex::new(None);
 static REGISTERED: Once = Once::new();
@@ -320,18 +318,7 @@ impl Office {
         let (bell, rung) = packet::pair()?;
         let (name, rung) = (self.name, Arc::new(rung));
         let hears = Arc::clone(&rung);
-        allow("pthread_create").map_err(|errno| failed("pthread_create", errno))?;
-        // The thread begins with what is blocked here, and has no handler run in it that belongs elsewhere.
-        let signals = fork::hold_signals();
-        let thread = std::thread::Builder::new()
-            .name("handoff".into())
-            .stack_size(STACK)
-            .spawn(move || serve(name, &hears));
-        signals.meet();
-        let thread = thread.map_err(|error| Error::Os {
-            call: "pthread_create",
-            errno: error.raw_os_error().unwrap_or_default(),
-        })?;
+        let thread = thread::spawn("handoff", move || serve(name, &hears))?;
         self.server = Some(Server { bell, rung, thread });
         Ok(())
     }

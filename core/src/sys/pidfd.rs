@@ -214,10 +214,11 @@ pub fn die_with_parent(parent: u32, by_main_thread: bool) -> Result<()> {
 /// # Errors
 /// `Os` when the system refuses the thread.
 pub fn die_with(pidfd: OwnedFd) -> Result<()> {
-    thread::spawn("parent-watch", move || {
+    let watch = move || {
         while !has_ended(pidfd.as_fd()) {}
         die();
-    })
+    };
+    thread::spawn("parent-watch", watch).map(drop)
 }
 
 /// Waits for the end of a process; false when a signal came first.

@@ -2,15 +2,17 @@
 
 use super::{allow, failed, fork};
 use crate::{Error, Result};
+use std::thread::JoinHandle;
 
-/// What such a thread needs: it calls the system, and little else.
-const STACK: usize = 64 << 10;
+/// What such a thread needs: it calls the system, with room for all the descriptors that one packet has.
+const STACK: usize = 128 << 10;
 
-/// Starts a thread that hears no signal: each goes to one of the program's own threads, which expect them.
+/// Starts a thread that hears no signal, from its first instruction on: each goes to one of the program's own threads, which expect
+/// them.
 ///
 /// # Errors
 /// `Os` when the system refuses the thread.
-pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     allow("pthread_create").map_err(|errno| failed("pthread_create", errno))?;
     let held = fork::hold_signals();
     let thread = std::thread::Builder::new()
@@ -18,7 +20,7 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
         .stack_size(STACK)
         .spawn(body);
     held.meet();
-    thread.map(drop).map_err(|error| Error::Os {
+    thread.map_err(|error| Error::Os {
         call: "pthread_create",
         errno: error.raw_os_error().unwrap_or_default(),
     })
