@@ -140,33 +140,25 @@ fn when(
         Deadline::NEVER => How::Patient,
         _ => How::SocketNow,
     };
+    let mut was_ready = false;
     loop {
-        let called = match how {
-            How::Ready => Err(Errno::AGAIN),
-            how => call(how),
-        };
-        match called {
-            Err(Errno::NOTSOCK) => how = How::Ready,
-            Err(Errno::AGAIN) => {}
-            called => return finish(called),
+        // What can't be asked is waited for first.
+        if was_ready || !matches!(how, How::Ready) {
+            match call(how) {
+                Err(Errno::NOTSOCK) => how = How::Ready,
+                Err(Errno::AGAIN) => {}
+                called => {
+                    let called = called.map(Some);
+                    return called.map_err(|errno| failed("read or write", errno));
+                }
+            }
         }
         let is_over = matches!(how, How::SocketNow) && deadline.passed();
         if is_over || !ready(descriptor, what, deadline)? {
             return Ok(None);
         }
-        if matches!(how, How::Ready) {
-            match call(how) {
-                Err(Errno::AGAIN) => {}
-                called => return finish(called),
-            }
-        }
+        was_ready = true;
     }
-}
-
-fn finish(called: rustix::io::Result<usize>) -> Result<Option<usize>> {
-    called
-        .map(Some)
-        .map_err(|errno| failed("read or write", errno))
 }
 
 /// Waits until the descriptor is ready, or will say at once why not; false once the deadline has passed.
