@@ -12,9 +12,9 @@
 
 use super::ExitStatus;
 use crate::shm::Place;
+use crate::sys::identity::is_same;
 use crate::sys::packet::DESCRIPTORS_MAX;
 use std::fmt;
-use std::hint::black_box;
 
 const KEY_MAGIC: &[u8; 8] = b"prcfkey1";
 const REQUEST_MAGIC: &[u8; 8] = b"prcfork1";
@@ -54,15 +54,6 @@ impl Key {
         let key = bytes.strip_prefix(KEY_MAGIC)?;
         key.try_into().ok().map(Self)
     }
-
-    /// Whether it is the same: it takes as long whatever the bytes are.
-    fn is(&self, other: &[u8; KEY]) -> bool {
-        let mut differs = 0;
-        for (mine, other) in self.0.iter().zip(other) {
-            differs = black_box(differs | (mine ^ other));
-        }
-        differs == 0
-    }
 }
 
 /// A request, as bytes; `passed`: descriptors of the caller's.
@@ -92,7 +83,7 @@ pub(super) struct Asked<'a> {
 /// Reads a request with that key; `None` for anything else.
 pub(super) fn asked<'a>(key: &Key, bytes: &'a [u8]) -> Option<Asked<'a>> {
     let mut rest = Fields(bytes.strip_prefix(REQUEST_MAGIC)?);
-    let has_key = key.is(&rest.take()?);
+    let has_key = is_same(&key.0, &rest.take()?);
     let place = Place {
         slot: rest.number()?,
         generation: rest.number()?,

@@ -4,6 +4,7 @@ use super::{allow, ask, demand, failed};
 use crate::{Error, Result};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 use std::fs;
+use std::hint::black_box;
 use std::io::{ErrorKind, Read};
 use std::os::fd::BorrowedFd;
 
@@ -50,6 +51,15 @@ pub(crate) fn secret<const BYTES: usize>() -> Result<[u8; BYTES]> {
     // So few come whole, once there are any.
     demand("getrandom", || rustix::rand::getrandom(&mut bytes, flags))?;
     Ok(bytes)
+}
+
+/// Whether somebody knows a secret: it takes as long whatever the bytes are.
+pub(crate) fn is_same<const BYTES: usize>(secret: &[u8; BYTES], other: &[u8; BYTES]) -> bool {
+    let mut differs = 0;
+    for (mine, other) in secret.iter().zip(other) {
+        differs = black_box(differs | (mine ^ other));
+    }
+    differs == 0
 }
 
 /// What tells a process from others of its pid, and from itself after exec.
