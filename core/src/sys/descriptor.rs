@@ -1,8 +1,9 @@
-//! What descriptors of all kinds have in common. Source: dup(2), poll(2).
+//! What descriptors of all kinds have in common. Source: dup(2), poll(2), socketpair(2).
 
 use super::demand;
 use crate::{Deadline, Result};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// The first number behind those of the standard streams.
@@ -28,6 +29,14 @@ pub(crate) fn above_streams(descriptor: OwnedFd) -> Result<OwnedFd> {
     } else {
         Ok(descriptor)
     }
+}
+
+/// Two unix sockets of a kind that are each other's peers, without a name, and closed on exec.
+pub(crate) fn socket_pair(kind: SocketType) -> Result<(OwnedFd, OwnedFd)> {
+    let (one, other) = demand("socketpair", || {
+        rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
+    })?;
+    Ok((above_streams(one)?, above_streams(other)?))
 }
 
 /// Waits until some of the descriptors are ready, or will say at once why not, and tells how many; none once the deadline has

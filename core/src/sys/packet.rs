@@ -8,9 +8,8 @@ use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, epoll};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg,
-    sendmsg, socketpair, sockopt::socket_type,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketType, recv, recvmsg, sendmsg, sockopt::socket_type,
 };
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -58,15 +57,7 @@ pub(crate) enum Took {
 
 /// Two ends, each closed on exec. What is sent to an end stays whole, and in order.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    let (one, other) = demand("socketpair", || {
-        socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-    })?;
-    Ok((above_streams(one)?, above_streams(other)?))
+    descriptor::socket_pair(SocketType::SEQPACKET)
 }
 
 /// Sends a packet without waiting; false when there is no room at the moment.

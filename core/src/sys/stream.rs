@@ -7,9 +7,7 @@ use crate::{Deadline, Result};
 use rustix::buffer::{Buffer, spare_capacity};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType,
-};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketType};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -21,11 +19,7 @@ const PIECES_MAX: usize = 1024;
 
 /// Two ends, each of which reads what was written to the other.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    let (one, other) = demand("socketpair", || {
-        let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
-        rustix::net::socketpair(family, SocketType::STREAM, flags, None)
-    })?;
-    Ok((above_streams(one)?, above_streams(other)?))
+    descriptor::socket_pair(SocketType::STREAM)
 }
 
 /// An end to read from, and one to write to.
