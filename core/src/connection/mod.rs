@@ -7,15 +7,13 @@
 //! A [`Listener`] takes connections in, and [`Connecting`] makes them.
 
 mod authentication;
-mod client;
 mod listener;
 mod pipe;
 mod stream;
 
 pub use crate::sys::number::Numbered;
-pub use crate::sys::socket::Address;
+pub use crate::sys::socket::{Address, Connecting};
 pub use authentication::Authentication;
-pub use client::Connecting;
 pub use listener::{Accepted, Admission, GUEST_TIME, GUESTS_MAX, Listener, Refused};
 pub use pipe::{Landed, PipeEnd, pipe};
 pub use stream::{

@@ -207,8 +207,10 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<Came> {
     }
 }
 
-/// A socket on its way to an address.
-pub(crate) struct Connecting {
+/// A connection that is being made.
+///
+/// Python: `SocketClient`; with a handshake behind it, `Client`.
+pub struct Connecting {
     socket: OwnedFd,
     name: Name,
     /// The socket gives up by itself after a while.
@@ -224,7 +226,11 @@ impl fmt::Debug for Connecting {
 }
 
 impl Connecting {
-    pub(crate) fn begin(address: &Address) -> Result<Self> {
+    /// Prepares one to that address.
+    ///
+    /// # Errors
+    /// `Os`, when there is no descriptor, or a path leads nowhere.
+    pub fn begin(address: &Address) -> Result<Self> {
         Ok(Self {
             name: Name::of(address)?,
             socket: stream_socket(address, SocketFlags::empty())?,
@@ -232,10 +238,13 @@ impl Connecting {
         })
     }
 
-    /// Waits until it is there; false once the deadline has passed. Called again it waits on.
+    /// Waits until a listener has it in its backlog; false once the deadline has passed. Called again it waits on, and so it
+    /// does after an interruption.
     ///
-    /// The socket's own time limit does the waiting, since nothing else ends a wait for a listener whose backlog is full.
-    pub(crate) fn run(&mut self, deadline: Deadline) -> Result<bool> {
+    /// # Errors
+    /// `Os` with what connect(2) says; `Interrupted`.
+    pub fn run(&mut self, deadline: Deadline) -> Result<bool> {
+        // The socket's own time limit does the waiting, since nothing else ends a wait for a listener whose backlog is full.
         /// Nothing is no limit to a socket.
         const LEAST: Duration = Duration::from_millis(1);
         loop {
@@ -267,7 +276,9 @@ impl Connecting {
         })
     }
 
-    pub(crate) fn into_stream(self) -> OwnedFd {
+    /// The stream, once [`run`](Self::run) has said that it is there.
+    #[must_use]
+    pub fn into_stream(self) -> OwnedFd {
         self.socket
     }
 }
