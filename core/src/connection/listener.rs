@@ -5,11 +5,12 @@
 
 use super::{Authentication, Failure};
 use crate::sys::descriptor::{pause, readable};
+use crate::sys::eventfd;
 use crate::sys::socket::{self, Address, Came, FileIdentity};
 use crate::wire::{Authenticated, Terms};
 use crate::{Deadline, Error, Result, deadline, sys};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a guest has for its handshake, while somebody accepts: three messages there and three back, over any network.
@@ -22,7 +23,7 @@ pub const GUESTS_MAX: usize = 64;
 const SHORTAGE_TIME: Duration = Duration::from_secs(1);
 /// How long a shortage is left alone: so it costs twenty looks, not all of a processor.
 const SHORTAGE_TURN: Duration = Duration::from_millis(50);
-/// How long a wait is while other threads accept, too: what guests they leave behind is seen after it.
+/// How long a wait is in a forked child that has no descriptor for a bell: what guests other threads leave behind is seen after it.
 const SHARED_TURN: Duration = Duration::from_millis(50);
 
 /// A socket that listens at an address. Dropped, it removes the file that it made, if that is still there.
@@ -49,8 +50,17 @@ struct Hall {
     guests: Vec<Guest>,
     /// How many threads are accepting.
     hosts: usize,
+    bell: Option<Bell>,
     /// When it becomes an error that a connection waits for a descriptor.
     shortage: Option<Deadline>,
+}
+
+/// What wakes who is accepting when another thread leaves guests behind; readable as long as they are there. A process has its own:
+/// two that share one would take each other's rings.
+#[derive(Debug)]
+struct Bell {
+    ring: Arc<OwnedFd>,
+    host: u32,
 }
 
 /// A peer that isn't known yet.
@@ -88,7 +98,8 @@ pub struct Refused {
 pub type Admission = Result<(Accepted, Authenticated), Refused>;
 
 impl Listener {
-    /// Listens at an address; the system keeps about `backlog` connections that nobody has accepted yet, and lets no more come.
+    /// Listens at an address; the system keeps about `backlog` connections that nobody has accepted yet, and lets no more come. Two
+    /// descriptors.
     ///
     /// # Errors
     /// `Os` with what bind(2) says: EADDRINUSE for a file that exists, though nobody may listen there any more.
@@ -98,12 +109,14 @@ impl Listener {
             Address::Path(path) => socket::file_at(path).map(|file| (file, sys::identity::pid())),
             Address::Inet(_) | Address::Abstract(_) => None,
         };
-        Ok(Self {
+        let listener = Self {
             socket,
             address,
             file,
             hall: Mutex::default(),
-        })
+        };
+        listener.hall().hang_bell()?;
+        Ok(listener)
     }
 
     /// Where it listens: with the port that the system chose.
@@ -167,8 +180,8 @@ impl Listener {
         terms: Terms,
         deadline: Deadline,
     ) -> Result<Option<Admission>> {
-        let mut guests = self.enter();
-        let admission = self.receive(&mut guests, key, terms, deadline);
+        let (mut guests, bell) = self.enter();
+        let admission = self.receive(&mut guests, bell.as_deref(), key, terms, deadline);
         self.leave(guests);
         admission
     }
@@ -176,6 +189,7 @@ impl Listener {
     fn receive(
         &self,
         guests: &mut Vec<Guest>,
+        bell: Option<&OwnedFd>,
         key: &[u8],
         terms: Terms,
         deadline: Deadline,
@@ -194,7 +208,7 @@ impl Listener {
                 match socket::accept(self.socket.as_fd())? {
                     Came::Connection(stream, peer) => {
                         self.hall().shortage = None;
-                        if guests.len() == GUESTS_MAX {
+                        if guests.len() >= GUESTS_MAX {
                             guests[0].until = Deadline::now();
                         }
                         guests.push(Guest::new(stream, peer, key, terms)?);
@@ -218,14 +232,23 @@ impl Listener {
             if deadline.passed() {
                 return Ok(None);
             }
-            (someone_came, speaking) = self.wait(guests, is_short, deadline)?;
+            (someone_came, speaking) = self.wait(guests, bell, is_short, deadline)?;
+            let left = self.take_over();
+            if !left.is_empty() {
+                // Who has been here longest comes first.
+                let mine = std::mem::replace(guests, left);
+                guests.extend(mine);
+                speaking = (0..guests.len()).collect();
+            }
         }
     }
 
-    /// Waits until somebody comes, or guests say something: whether that is, and who. In a shortage nobody can come for a while.
+    /// Waits until somebody comes, or guests say something: whether that is, and who. Another thread may have left guests behind, too. In a
+    /// shortage nobody can come for a while.
     fn wait(
         &self,
         guests: &[Guest],
+        bell: Option<&OwnedFd>,
         is_short: bool,
         deadline: Deadline,
     ) -> Result<(bool, Vec<usize>)> {
@@ -235,13 +258,14 @@ impl Listener {
         if is_short {
             return Ok((true, readable(streams, until.at_most(SHORTAGE_TURN))?));
         }
-        let until = match self.hall().hosts {
-            0 | 1 => until,
-            _ => until.at_most(SHARED_TURN),
-        };
+        let until = bell.map_or_else(|| until.at_most(SHARED_TURN), |_| until);
         // The guests come first, so that their places are right.
-        let mut ready = readable(streams.chain([self.socket.as_fd()]), until)?;
-        let someone_came = ready.pop_if(|last| *last == guests.len()).is_some();
+        let others = [self.socket.as_fd()]
+            .into_iter()
+            .chain(bell.map(AsFd::as_fd));
+        let mut ready = readable(streams.chain(others), until)?;
+        let someone_came = ready.contains(&guests.len());
+        ready.retain(|place| *place < guests.len());
         Ok((someone_came, ready))
     }
 
@@ -249,12 +273,19 @@ impl Listener {
         self.hall.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over all guests that nobody looks after.
-    fn enter(&self) -> Vec<Guest> {
+    /// Begins to accept: the guests that nobody looks after, and what rings when there are such again.
+    fn enter(&self) -> (Vec<Guest>, Option<Arc<OwnedFd>>) {
         let mut hall = self.hall();
         hall.hosts += 1;
-        let mut guests = std::mem::take(&mut hall.guests);
+        // Without a descriptor for it, this thread looks now and then.
+        let bell = hall.hang_bell().ok();
         drop(hall);
+        (self.take_over(), bell)
+    }
+
+    /// Takes over all guests that nobody looks after.
+    fn take_over(&self) -> Vec<Guest> {
+        let mut guests = self.hall().empty();
         guests.retain_mut(Guest::resume);
         guests
     }
@@ -267,6 +298,7 @@ impl Listener {
         let mut hall = self.hall();
         hall.hosts -= 1;
         hall.guests.append(&mut guests);
+        hall.ring();
     }
 
     /// Bears a lack of descriptors for a while.
@@ -276,6 +308,46 @@ impl Listener {
         let until = until.unwrap_or_else(|| Deadline::after(SHORTAGE_TIME));
         hall.shortage = (!until.passed()).then_some(until);
         hall.shortage.map(|_| ()).ok_or(error)
+    }
+}
+
+impl Hall {
+    /// This process' bell.
+    fn hang_bell(&mut self) -> Result<Arc<OwnedFd>> {
+        let host = sys::identity::pid();
+        if let Some(bell) = self.bell.as_ref().filter(|bell| bell.host == host) {
+            return Ok(Arc::clone(&bell.ring));
+        }
+        // The parent's isn't for this process to ring.
+        self.bell = None;
+        let ring = Arc::new(eventfd::create()?);
+        self.bell = Some(Bell {
+            ring: Arc::clone(&ring),
+            host,
+        });
+        Ok(ring)
+    }
+
+    /// Wakes who is accepting, if there are guests for them.
+    fn ring(&self) {
+        if self.hosts > 0 && !self.guests.is_empty() {
+            self.tell(|ring| eventfd::set(ring, 1));
+        }
+    }
+
+    /// Takes all guests out.
+    fn empty(&mut self) -> Vec<Guest> {
+        if !self.guests.is_empty() {
+            self.tell(eventfd::clear);
+        }
+        std::mem::take(&mut self.guests)
+    }
+
+    fn tell(&self, what: impl FnOnce(BorrowedFd<'_>) -> Result<()>) {
+        if let Some(bell) = &self.bell {
+            // It is this process' own, and never full: nothing refuses it.
+            let _ = what(bell.ring.as_fd());
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Messages and handshakes over real descriptors, with peers that are slow, silent, gone, or don't read.
 
+use crate::child::alone;
 use procession_core::connection::{Authentication, Failure, Received, receive, receive_into, send};
 use procession_core::wire::{AuthError, Authenticated, Decoder, Digest, FrameError, Role, Terms};
 use procession_core::{Deadline, Error};
@@ -37,6 +38,7 @@ fn body(length: usize) -> Vec<u8> {
 
 #[test]
 fn messages_of_any_length_arrive() {
+    let _alone = alone();
     const LENGTHS: [usize; 8] = [0, 1, 9, 16_384, 16_385, 1 << 20, (1 << 20) + 7, 5_000_000];
     for (writer, reader) in streams() {
         thread::scope(|scope| {
@@ -66,6 +68,7 @@ fn messages_of_any_length_arrive() {
 
 #[test]
 fn who_does_not_read_holds_up_a_sender_until_its_deadline() {
+    let _alone = alone();
     for (writer, reader) in streams() {
         let body = body(30_000_000);
         let mut sent = 0;
@@ -84,6 +87,7 @@ fn who_does_not_read_holds_up_a_sender_until_its_deadline() {
 
 #[test]
 fn a_silent_peer_costs_a_deadline_and_a_slow_one_nothing() {
+    let _alone = alone();
     for (writer, reader) in streams() {
         let mut decoder = Decoder::new(LIMIT);
         let begin = Instant::now();
@@ -112,6 +116,7 @@ fn a_silent_peer_costs_a_deadline_and_a_slow_one_nothing() {
 
 #[test]
 fn a_buffer_that_is_too_short_loses_nothing() {
+    let _alone = alone();
     let (mut writer, reader) = UnixStream::pair().unwrap();
     writer
         .write_all(b"\0\0\0\x04abcd\0\0\0\0\0\0\0\x02ef")
@@ -128,6 +133,7 @@ fn a_buffer_that_is_too_short_loses_nothing() {
 
 #[test]
 fn what_is_no_message_is_an_error_that_says_what_it_was() {
+    let _alone = alone();
     let table: [(&[u8], FrameError); 5] = [
         (b"\0\0", FrameError::NoHeader { arrived: 2 }),
         (
@@ -197,6 +203,7 @@ fn authenticate(
 
 #[test]
 fn two_ends_know_each_other_by_their_key() {
+    let _alone = alone();
     let both = |keys: [&[u8]; 2]| {
         let (listener, client) = UnixStream::pair().unwrap();
         thread::scope(|scope| {
@@ -216,6 +223,7 @@ fn two_ends_know_each_other_by_their_key() {
 
 #[test]
 fn a_stranger_hears_a_challenge_and_failure() {
+    let _alone = alone();
     let (listener, mut stranger) = UnixStream::pair().unwrap();
     stranger.write_all(b"\0\0\0\x10................").unwrap();
     let refused = authenticate(&listener, b"key", Role::Listener, NEVER);
@@ -230,6 +238,7 @@ fn a_stranger_hears_a_challenge_and_failure() {
 
 #[test]
 fn strangers_cost_a_handshake_its_deadline_at_most() {
+    let _alone = alone();
     for role in [Role::Listener, Role::Client, Role::Deliver, Role::Answer] {
         // Silent.
         let (end, stranger) = UnixStream::pair().unwrap();
@@ -304,6 +313,7 @@ fn interrupted<T>(mut work: impl FnMut() -> Result<T, Failure>) -> (T, usize) {
 
 #[test]
 fn interruptions_lose_nothing() {
+    let _alone = alone();
     for (writer, reader) in streams() {
         let body = body(30_000_000);
         thread::scope(|scope| {

@@ -1,6 +1,6 @@
 //! Listeners and clients: every kind of address, and peers that nobody would invite.
 
-use crate::child::fork;
+use crate::child::{alone, fork};
 use procession_core::connection::{
     Accepted, Address, Authentication, Connecting, Failure, GUESTS_MAX, Listener, receive, send,
 };
@@ -96,6 +96,7 @@ fn path(address: &Address) -> &Path {
 
 #[test]
 fn messages_go_both_ways_at_every_kind_of_address() {
+    let _alone = alone();
     let folder = Folder::new("kinds");
     let name = format!("procession-{}-kinds", std::process::id());
     for address in [
@@ -139,6 +140,7 @@ fn messages_go_both_ways_at_every_kind_of_address() {
 
 #[test]
 fn a_listener_removes_its_file_and_no_other() {
+    let _alone = alone();
     let folder = Folder::new("files");
     for address in [folder.file(), folder.far_file()] {
         let mut listener = Some(Listener::bind(&address, 1).unwrap());
@@ -163,6 +165,7 @@ fn a_listener_removes_its_file_and_no_other() {
 
 #[test]
 fn an_address_where_nobody_listens_is_an_error_and_a_full_one_takes_a_deadline() {
+    let _alone = alone();
     let folder = Folder::new("full");
     let error = |address: &Address| {
         let connecting = Connecting::begin(address);
@@ -191,6 +194,7 @@ fn an_address_where_nobody_listens_is_an_error_and_a_full_one_takes_a_deadline()
 
 #[test]
 fn who_has_the_key_is_let_in_past_any_number_of_silent_ones() {
+    let _alone = alone();
     let listener = Listener::bind(&Address::Inet((Ipv4Addr::LOCALHOST, 0).into()), 128).unwrap();
     let address = listener.address();
     for silent in [0, 1, GUESTS_MAX / 2] {
@@ -241,6 +245,7 @@ fn sun(path: &[u8]) -> libc::sockaddr_un {
 
 #[test]
 fn a_client_may_have_any_name() {
+    let _alone = alone();
     let size = u32::try_from(size_of::<libc::sockaddr_un>()).unwrap();
     let folder = Folder::new("name");
     let listener = Listener::bind(&folder.file(), 8).unwrap();
@@ -265,6 +270,7 @@ fn a_client_may_have_any_name() {
 
 #[test]
 fn of_too_many_guests_the_oldest_goes() {
+    let _alone = alone();
     let folder = Folder::new("many");
     let listener = Listener::bind(&folder.file(), 128).unwrap();
     let guests: Vec<_> = (0..=GUESTS_MAX)
@@ -279,6 +285,7 @@ fn of_too_many_guests_the_oldest_goes() {
 
 #[test]
 fn each_bad_guest_is_one_refusal_that_says_why() {
+    let _alone = alone();
     let folder = Folder::new("bad");
     let listener = Listener::bind(&folder.file(), 8).unwrap();
     let address = listener.address();
@@ -321,6 +328,7 @@ fn each_bad_guest_is_one_refusal_that_says_why() {
 
 #[test]
 fn any_number_of_threads_accept() {
+    let _alone = alone();
     const EACH: usize = 20;
     let listener = Listener::bind(&Address::Inet((Ipv4Addr::LOCALHOST, 0).into()), 128).unwrap();
     thread::scope(|scope| {
@@ -331,6 +339,20 @@ fn any_number_of_threads_accept() {
             });
         }
     });
+}
+
+#[test]
+fn a_thread_that_is_done_leaves_its_guests_to_one_that_waits() {
+    let _alone = alone();
+    let listener = Listener::bind(&Address::Inet((Ipv4Addr::LOCALHOST, 0).into()), 128).unwrap();
+    for _ in 0..300 {
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| drop(admit(&listener).unwrap()));
+                scope.spawn(|| drop(client(listener.address(), KEY).unwrap()));
+            }
+        });
+    }
 }
 
 /// Until no descriptor is left.
@@ -349,6 +371,7 @@ fn use_up() -> Vec<OwnedFd> {
 
 #[test]
 fn without_descriptors_a_listener_waits_then_says_so_and_goes_on() {
+    let _alone = alone();
     let folder = Folder::new("limit");
     let address = folder.file();
     let program = || {
