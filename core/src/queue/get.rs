@@ -153,8 +153,7 @@ impl Queue {
         // Only now: as long as this process is inside, its death loses the message. The next one inside may have
         // cleared it, and noted its own.
         state.losing.replace(losing, 0);
-        // The message is the caller's, whatever is wrong with the arena: the next call says so.
-        let _ = self.handle.member().judged(self.ring_room(state));
+        self.ring_room(state);
     }
 
     fn get_with(
@@ -416,7 +415,7 @@ impl Queue {
             held.recovered = false;
             drop(held);
             // The dead consumer may have made room, and not rung.
-            self.ring_room(state)?;
+            self.ring_room(state);
             layout::free(member, loose)?;
         }
     }

@@ -123,7 +123,7 @@ impl Queue {
             if fits(position, segment, record) {
                 self.publish(state, position, record, parts, None)?;
                 drop(held);
-                self.ring_more(state)?;
+                self.ring_more(state);
                 return Ok(true);
             }
             // Not handed to `put`, which is called without the interpreter's lock: whoever lets go of that for a
@@ -193,7 +193,7 @@ impl Queue {
             }
             self.publish(state, position, record, parts, run.take())?;
             drop(held);
-            self.ring_more(state)?;
+            self.ring_more(state);
             return Ok(Put::Stored);
         }
     }
@@ -282,7 +282,7 @@ impl Queue {
             held.recovered = false;
             drop(held);
             // The dead producer may have published, and not rung.
-            self.ring_more(state)?;
+            self.ring_more(state);
             layout::free(member, loose)?;
         }
     }
