@@ -1,10 +1,8 @@
 //! Models of the bell and of the queue.
 
 use super::layout::{HEADER, QueueState, SEGMENT};
-use super::watch::watch_once;
 use super::{Claim, Put, Queue};
 use crate::shm::bell::{Bell, Rung};
-use crate::shm::lamps::Tells;
 use crate::shm::orders::{FREE, found, join};
 use crate::sys::model::{Scene, explore, explore_deaths, explore_disturbed};
 use crate::sys::word::{Acquire, Cell, Relaxed, Release};
@@ -125,7 +123,7 @@ fn close_wakes_both_sides() {
 }
 
 /// A queue that the processes 0 to 3 hold, each by its own membership, with its first segment entered.
-fn shared_by_four(scene: &Scene, capacity: Option<u32>) -> [Arc<Queue>; 4] {
+pub(super) fn shared_by_four(scene: &Scene, capacity: Option<u32>) -> [Arc<Queue>; 4] {
     let arena = found(scene);
     let queue = Queue::new(&arena, capacity).unwrap();
     put(&queue, 0);
@@ -151,7 +149,7 @@ fn move_to_the_end(queue: &Queue) {
     }
 }
 
-fn put(queue: &Queue, number: u64) {
+pub(super) fn put(queue: &Queue, number: u64) {
     let stored = queue.put(1, &[&number.to_le_bytes()], Deadline::NEVER);
     assert_eq!(stored, Ok(Put::Stored));
 }
@@ -166,7 +164,7 @@ fn number(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(bytes[..8].try_into().unwrap())
 }
 
-fn get(queue: &Queue) -> u64 {
+pub(super) fn get(queue: &Queue) -> u64 {
     let message = queue.get(Deadline::NEVER).unwrap().unwrap();
     let whole = match message.tag {
         1 => message.bytes.len() == 8,
@@ -495,67 +493,5 @@ fn join_hears_of_the_dead() {
         assert!(lost <= unsure && done + left + lost <= 3 && done + left + unsure >= 3);
         assert_eq!(first.join(Deadline::now()), Ok(Some(0)), "told twice");
         assert!(first.task_done().is_err(), "done twice");
-    });
-}
-
-/// Has the lamp of a process, and plays its watcher until the lamp is lit.
-fn watch_until_lit(queue: &Queue, tells: Tells) {
-    let member = queue.handle.member();
-    member.lamps().1.watched = true;
-    let ask = || match tells {
-        Tells::Something => queue.readable(),
-        Tells::Room => queue.writable(),
-    };
-    drop(ask().unwrap());
-    let offset = queue.name().offset;
-    let is_lit = || {
-        let (_through, mut lamps) = member.lamps();
-        lamps.of(offset).unwrap().iter().all(|lamp| lamp.is_lit)
-    };
-    while !is_lit() {
-        watch_once(member, false).unwrap();
-    }
-}
-
-/// One puts twice, one takes one of the messages, one watches: whether it looked before, between or after, in the
-/// end its lamp is lit; also when a sleep ends for no reason.
-#[test]
-fn watcher_hears_of_a_message() {
-    explore_disturbed(1, |scene| {
-        let [first, one, two, three] = shared_by_four(scene, None);
-        scene.part(1, move || (1..=2).for_each(|number| put(&one, number)));
-        scene.part(2, move || assert!(get(&two) > 0));
-        scene.part(3, move || watch_until_lit(&three, Tells::Something));
-        scene.play();
-        assert_eq!(first.len(), Ok(1));
-    });
-}
-
-/// Two watch: neither takes the other's ring for its own.
-#[test]
-fn watchers_hear_of_a_message() {
-    explore(1, |scene| {
-        let [_first, one, two, three] = shared_by_four(scene, None);
-        scene.part(1, move || put(&one, 1));
-        for (process, queue) in [(2, two), (3, three)] {
-            scene.part(process, move || watch_until_lit(&queue, Tells::Something));
-        }
-        scene.play();
-    });
-}
-
-/// One makes room, fills it, and makes room again, while one watches for room.
-#[test]
-fn watcher_hears_of_room() {
-    explore(1, |scene| {
-        let [first, one, two, _three] = shared_by_four(scene, Some(1));
-        put(&first, 1);
-        scene.part(1, move || {
-            assert_eq!(get(&one), 1);
-            put(&one, 2);
-            assert_eq!(get(&one), 2);
-        });
-        scene.part(2, move || watch_until_lit(&two, Tells::Room));
-        scene.play();
     });
 }

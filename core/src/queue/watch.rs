@@ -21,6 +21,9 @@
 //! EMPTY: the lamp says that there is a message when there is none, until the watcher looks again, 50 ms after it lit a
 //! lamp. What says that there is a message, or room, is never missed.
 
+#[cfg(all(loom, test))]
+mod orders;
+
 use super::Queue;
 use super::layout::QueueState;
 use crate::shm::Arena;
@@ -305,7 +308,7 @@ fn is_over(member: &Member) -> bool {
 
 /// One look, and one sleep if all lamps are right: for a moment only, if it is to look `again`. Says whether it is to look
 /// again after this one.
-pub(super) fn watch_once(member: &Member, again: bool) -> Result<bool> {
+fn watch_once(member: &Member, again: bool) -> Result<bool> {
     let deadline = if again {
         Deadline::after(LOOK_AGAIN)
     } else {
