@@ -128,6 +128,8 @@ impl End {
 impl QueueState {
     /// Where the root header lies in the state.
     pub(super) const ROOT: u64 = std::mem::offset_of!(Self, root) as u64;
+    /// Where the bits of those who have asked lie in the state.
+    pub(super) const WATCHERS: u64 = std::mem::offset_of!(Self, watchers) as u64;
 
     /// What `losing` says while the consumer inside takes the message that makes `count` of them: never the same for two
     /// of them, so that a consumer clears its own only.

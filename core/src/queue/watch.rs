@@ -116,7 +116,8 @@ impl Queue {
         state.watchers[cell].set_bits(bit);
         let queue = self.clone();
         let (_through, mut lamps) = member.lamps();
-        let descriptor = lamps.descriptor(offset, tells)?;
+        let noted = offset + OBJECT_HEADER + QueueState::WATCHERS + 8 * cell as u64;
+        let descriptor = lamps.descriptor(offset, noted, tells)?;
         let steady = set(state, offset, &mut lamps)?;
         if !lamps.watched && (tells == Tells::Something || state.is_bounded()) {
             let arena = self.handle.arena().clone();

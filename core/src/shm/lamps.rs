@@ -22,14 +22,17 @@ pub(crate) enum Tells {
 /// A descriptor, and what it shows.
 #[derive(Debug)]
 pub(crate) struct Lamp {
+    /// Offset of the cell in which the object has this process' bit as long as it has lamps.
+    noted: u64,
     pub(crate) tells: Tells,
     pub(crate) descriptor: Arc<OwnedFd>,
     pub(crate) is_lit: bool,
 }
 
 impl Lamp {
-    fn new(tells: Tells) -> Result<Self> {
+    fn new(noted: u64, tells: Tells) -> Result<Self> {
         Ok(Self {
+            noted,
             tells,
             descriptor: Arc::new(eventfd::create()?),
             is_lit: tells == Tells::Room,
@@ -68,13 +71,19 @@ impl Lamps {
         self.lamps.get_mut(&offset)
     }
 
-    /// The descriptor of the object's lamp that tells that, which is made if there is none.
-    pub(crate) fn descriptor(&mut self, offset: u64, tells: Tells) -> Result<Arc<OwnedFd>> {
+    /// The descriptor of the object's lamp that tells that, which is made if there is none. The object has `noted` in the cell
+    /// of that offset who has lamps: each by the [bit of its slot](super::object::place).
+    pub(crate) fn descriptor(
+        &mut self,
+        offset: u64,
+        noted: u64,
+        tells: Tells,
+    ) -> Result<Arc<OwnedFd>> {
         let lamps = self.lamps.entry(offset).or_default();
         if let Some(lamp) = lamps.iter().find(|lamp| lamp.tells == tells) {
             return Ok(Arc::clone(&lamp.descriptor));
         }
-        let lamp = Lamp::new(tells)?;
+        let lamp = Lamp::new(noted, tells)?;
         let descriptor = Arc::clone(&lamp.descriptor);
         lamps.push(lamp);
         Ok(descriptor)
@@ -97,8 +106,9 @@ impl Lamps {
         self.lamps.is_empty()
     }
 
-    /// Closes the lamps of an object; true when it had some.
-    pub(super) fn forget(&mut self, offset: u64) -> bool {
-        self.lamps.remove(&offset).is_some()
+    /// Closes the lamps of an object, if it had some, and gives the offset of the cell in which that is noted.
+    pub(super) fn forget(&mut self, offset: u64) -> Option<u64> {
+        let lamps = self.lamps.remove(&offset)?;
+        lamps.first().map(|lamp| lamp.noted)
     }
 }

@@ -11,7 +11,7 @@ use super::blocks;
 use super::layout::{OBJECT_HEADER, ObjectHeader, SLOTS};
 use super::robust::in_passing;
 use super::view::{Found, Shared};
-use crate::sys::word::{Acquire, Relaxed, Release};
+use crate::sys::word::{Acquire, Cell, Relaxed, Release};
 use crate::{Deadline, Error, Result};
 use std::collections::HashMap;
 
@@ -208,14 +208,21 @@ pub(super) fn hold_named(member: &Member, name: ObjectName) -> Result<bool> {
 pub(super) fn let_go(member: &Member, name: ObjectName) {
     let (_through, mut references) = member.references();
     if references.drop_one(name) {
-        if member.lamps_inside().forget(name.offset)
-            && let Ok(watcher) = member.watcher()
-        {
-            watcher.ring();
+        let noted = member.lamps_inside().forget(name.offset);
+        if let Some(noted) = noted {
+            let _ = member.judged(has_no_lamps(member, noted));
         }
         // Nobody could be told; what isn't given back now is when this process is gone.
         let _ = member.judged(blocks::give_back_mine(member, &mut references));
     }
+}
+
+/// Has nobody ring for this process any more, and its watcher look whether there are other lamps.
+fn has_no_lamps(member: &Member, noted: u64) -> Result<()> {
+    let (_, bit) = place(member.slot())?;
+    member.at::<Cell>(noted)?.clear_bits(bit);
+    member.watcher()?.ring();
+    Ok(())
 }
 
 /// Sets the bit of `slot` in the object of that name; false when the deadline has passed first.

@@ -251,6 +251,10 @@ fn objects() -> Vec<Act> {
             s.try_put(V, On::Queue);
             drop(lamps);
         }),
+        alone("watch a queue and drop it", nothing, |s| {
+            let queue = again(|| Queue::new(&s.arena, None));
+            drop(again(|| queue.readable()));
+        }),
         alone("make an arena and leave it", nothing, |_| {
             let arena = Arena::create().unwrap();
             let lock = Lock::new(&arena).unwrap();
