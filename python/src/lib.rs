@@ -8,6 +8,7 @@ mod blocking;
 mod connection;
 mod entry;
 mod error;
+mod extent;
 mod handoff;
 mod memory;
 mod parcel;

@@ -11,7 +11,7 @@ use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::{PyByteArray, PyBytes, PyTuple};
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
 use std::slice;
@@ -93,11 +93,56 @@ pub(crate) fn bytes_with(
     let base = unsafe { ffi::PyBytes_AsString(object.as_ptr()) };
     // SAFETY: it has as many bytes, and nobody else refers to it before this function is left.
     let room = unsafe { slice::from_raw_parts_mut(base.cast::<MaybeUninit<u8>>(), length) };
-    if fill(room)?.len() == length {
-        Ok(object)
+    whole(fill(room)?, length)?;
+    Ok(object)
+}
+
+/// As [`bytes_with`], a bytearray.
+pub(crate) fn bytearray_with(
+    py: Python<'_>,
+    length: usize,
+    fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> PyResult<&[u8]>,
+) -> PyResult<Bound<'_, PyByteArray>> {
+    let size = ffi::Py_ssize_t::try_from(length)?;
+    // SAFETY: interpreter-attached; without a source the bytes are left as they are.
+    let object = unsafe { ffi::PyByteArray_FromStringAndSize(std::ptr::null(), size) };
+    // SAFETY: a new object that nobody else refers to, or null and an exception.
+    let object = unsafe { Bound::from_owned_ptr_or_err(py, object) }?.cast_into::<PyByteArray>()?;
+    // SAFETY: it is a bytearray.
+    let base = unsafe { ffi::PyByteArray_AsString(object.as_ptr()) };
+    // SAFETY: it has as many bytes, and nobody else refers to it before this function is left.
+    let room = unsafe { slice::from_raw_parts_mut(base.cast::<MaybeUninit<u8>>(), length) };
+    whole(fill(room)?, length)?;
+    Ok(object)
+}
+
+fn whole(filled: &[u8], length: usize) -> PyResult<()> {
+    if filled.len() == length {
+        Ok(())
     } else {
-        Err(malformed(0))
+        Err(malformed(filled.len()))
     }
+}
+
+/// Fills the beginning of a writable buffer, one of bytes, with what `fill` fills it with; gives how many bytes those are.
+pub(crate) fn fill_buffer(
+    buffer: &Bound<'_, PyAny>,
+    fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> PyResult<&[u8]>,
+) -> PyResult<usize> {
+    let buffer = PyUntypedBuffer::get(buffer)?;
+    if buffer.readonly() || !buffer.is_c_contiguous() {
+        return Err(PyBufferError::new_err(
+            "the buffer can't be written to in one piece",
+        ));
+    }
+    if buffer.len_bytes() == 0 {
+        return Ok(0);
+    }
+    let base = buffer.buf_ptr().cast::<MaybeUninit<u8>>();
+    // SAFETY: buffer-held: it has so many bytes in one piece until it is released, behind this. Who reads or changes them
+    // meanwhile chooses to have what is half written.
+    let room = unsafe { slice::from_raw_parts_mut(base, buffer.len_bytes()) };
+    fill(room).map(<[u8]>::len)
 }
 
 /// A bytes object that isn't whole yet, whose memory is no more than a part of what it will have.
@@ -201,25 +246,43 @@ impl Growing {
     }
 }
 
+/// A buffer in one piece, held: its exporter neither moves nor frees it.
+pub(crate) struct HeldBuffer(PyUntypedBuffer);
+
+impl HeldBuffer {
+    pub(crate) fn get(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let buffer = PyUntypedBuffer::get(object)?;
+        if buffer.is_c_contiguous() {
+            Ok(Self(buffer))
+        } else {
+            Err(PyBufferError::new_err("the buffer is not C-contiguous"))
+        }
+    }
+
+    pub(crate) fn is_readonly(&self) -> bool {
+        self.0.readonly()
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        if self.0.len_bytes() == 0 {
+            return &[];
+        }
+        let base = self.0.buf_ptr().cast_const().cast::<u8>();
+        // SAFETY: buffer-held: it has so many bytes in one piece until it is released, with this. Who changes them
+        // meanwhile chooses what is sent.
+        unsafe { slice::from_raw_parts(base, self.0.len_bytes()) }
+    }
+}
+
 /// Calls `work` with the bytes of any object that has a buffer.
 pub(crate) fn with_bytes<R>(
     object: &Bound<'_, PyAny>,
     work: impl FnOnce(&[u8]) -> PyResult<R>,
 ) -> PyResult<R> {
-    if let Ok(bytes) = object.cast::<PyBytes>() {
-        return work(bytes.as_bytes());
+    match object.cast::<PyBytes>() {
+        Ok(bytes) => work(bytes.as_bytes()),
+        Err(_) => work(HeldBuffer::get(object)?.as_bytes()),
     }
-    let buffer = PyUntypedBuffer::get(object)?;
-    if !buffer.is_c_contiguous() {
-        return Err(PyBufferError::new_err("the buffer is not C-contiguous"));
-    }
-    if buffer.len_bytes() == 0 {
-        return work(&[]);
-    }
-    let base = buffer.buf_ptr().cast_const().cast::<u8>();
-    // SAFETY: buffer-held: it has so many bytes in one piece until it is released, behind this. Who changes them meanwhile
-    // chooses what is sent.
-    work(unsafe { slice::from_raw_parts(base, buffer.len_bytes()) })
 }
 
 /// The memory of that name: what its pickle calls.

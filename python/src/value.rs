@@ -1,10 +1,12 @@
 //! Values in messages: as a pickle, or, the commonest, as themselves.
 
 use crate::error::raise;
-use crate::{memory, pickle, plain};
+use crate::memory::HeldBuffer;
+use crate::pickle::{Pickled, Pieces};
+use crate::{extent, memory, pickle, plain};
 use procession_core::{Carried, Error, Extent, Naming};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
+use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyList, PyString};
 use std::cell::Cell;
 
 /// What the bytes of a value are. Fits into four bits.
@@ -21,6 +23,9 @@ pub(crate) mod kind {
     pub(crate) const STR: u8 = 7;
     /// Several plain values: `plain`.
     pub(crate) const PLAIN: u8 = 8;
+    /// A pickle with buffers beside it: 4 bytes, how many; 8 bytes for each, twice its length, and one more if it is
+    /// read-only; their bytes; the pickle. All numbers little-endian.
+    pub(crate) const BUFFERS: u8 = 9;
 }
 
 /// Payloads longer than this are copied without the interpreter: letting go of it costs as much as copying 1 KiB;
@@ -32,7 +37,9 @@ const STR_MAX: usize = 4096;
 /// An encoded value.
 pub(crate) enum Value<'py> {
     /// And the objects that it names.
-    Pickle(pickle::Pieces, Carried),
+    Pickle(Pieces, Carried),
+    /// Likewise; the table of the buffers first.
+    Buffers(Vec<u8>, Pickled, Carried),
     Bytes(Bound<'py, PyBytes>),
     Str(Bound<'py, PyString>),
     Plain(Scratch),
@@ -85,14 +92,27 @@ pub(crate) fn encode<'py>(object: &Bound<'py, PyAny>) -> PyResult<Value<'py>> {
             return Ok(Value::Plain(scratch));
         }
     }
-    let (pieces, names) = Naming::during(|| pickle::dumps(object.py(), object))?;
-    Ok(Value::Pickle(pieces, names))
+    let (pickled, names) = Naming::during(|| pickle::dumps_beside(object.py(), object))?;
+    if pickled.buffers.is_empty() {
+        return Ok(Value::Pickle(pickled.pieces, names));
+    }
+    Ok(Value::Buffers(table(&pickled.buffers)?, pickled, names))
+}
+
+fn table(buffers: &[HeldBuffer]) -> PyResult<Vec<u8>> {
+    let mut table = u32::try_from(buffers.len())?.to_le_bytes().to_vec();
+    for buffer in buffers {
+        let length = buffer.as_bytes().len() as u64;
+        table.extend((length << 1 | u64::from(buffer.is_readonly())).to_le_bytes());
+    }
+    Ok(table)
 }
 
 impl Value<'_> {
     pub(crate) fn kind(&self) -> u8 {
         match self {
             Self::Pickle(..) => kind::PICKLE,
+            Self::Buffers(..) => kind::BUFFERS,
             Self::Bytes(_) => kind::BYTES,
             Self::Str(_) => kind::STR,
             Self::Plain(_) => kind::PLAIN,
@@ -104,7 +124,7 @@ impl Value<'_> {
     pub(crate) fn names(&self) -> &Carried {
         static NONE: Carried = Carried::new();
         match self {
-            Self::Pickle(_, names) => names,
+            Self::Pickle(_, names) | Self::Buffers(_, _, names) => names,
             _ => &NONE,
         }
     }
@@ -130,6 +150,12 @@ impl Value<'_> {
                     send(&parts)
                 }
             },
+            Self::Buffers(table, pickled, _) => {
+                let mut parts = vec![head, table];
+                parts.extend(pickled.buffers.iter().map(HeldBuffer::as_bytes));
+                parts.extend(pickled.pieces.iter().map(|piece| piece.as_bytes(py)));
+                send(&parts)
+            }
         }
     }
 }
@@ -161,12 +187,7 @@ impl Source<'_> {
             return Ok(PyBytes::new(py, self.buffer.get(at..).unwrap_or_default()));
         };
         memory::bytes_with(py, extent.len().saturating_sub(at), |to| {
-            let filled = if to.len() <= COPY_ATTACHED_MAX {
-                extent.fill(at, to)
-            } else {
-                py.detach(|| extent.fill(at, to))
-            };
-            filled.map_err(raise)
+            extent::fill(py, extent, at, to)
         })
     }
 
@@ -192,7 +213,11 @@ impl Source<'_> {
     ) -> PyResult<Bound<'py, PyAny>> {
         let mut word = [0; 8];
         let length = match kind {
-            kind::PICKLE => return pickle::loads(py, &self.bytes(py, at)?),
+            kind::PICKLE => return self.unpickle(py, at, None),
+            kind::BUFFERS => {
+                let (buffers, at) = self.buffers(py, at)?;
+                return self.unpickle(py, at, Some(buffers));
+            }
             kind::BYTES => return Ok(self.bytes(py, at)?.into_any()),
             kind::STR => {
                 return self.with(py, at, |bytes| {
@@ -213,6 +238,64 @@ impl Source<'_> {
             kind::INT => PyInt::new(py, i64::from_le_bytes(word)).into_any(),
             _ => PyFloat::new(py, f64::from_le_bytes(word)).into_any(),
         })
+    }
+}
+
+/// Of a pickle: that it has a protocol, then which.
+const PROTO: u8 = 0x80;
+/// The first protocol with frames: an older pickle would be read from a file byte by byte.
+const FRAMES: u8 = 4;
+
+impl Source<'_> {
+    fn unpickle<'py>(
+        &self,
+        py: Python<'py>,
+        at: usize,
+        buffers: Option<Bound<'py, PyList>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut start = [0; 2];
+        let has_start = self.read(at, &mut start)?;
+        match self.extent {
+            Some(extent) if has_start && start[0] == PROTO && start[1] >= FRAMES => {
+                pickle::load(py, extent, at, buffers)
+            }
+            _ => pickle::loads(py, &self.bytes(py, at)?),
+        }
+    }
+
+    /// The buffers of a pickle, and where it begins.
+    fn buffers<'py>(&self, py: Python<'py>, at: usize) -> PyResult<(Bound<'py, PyList>, usize)> {
+        let extent = self.extent.ok_or_else(|| malformed(at))?;
+        let (mut count, mut entry) = ([0; 4], [0; 8]);
+        if !self.read(at, &mut count)? {
+            return Err(malformed(at));
+        }
+        let buffers = PyList::empty(py);
+        let mut place = at + count.len();
+        let count = usize::try_from(u32::from_le_bytes(count))?;
+        let mut begin = place.saturating_add(count.saturating_mul(entry.len()));
+        for _ in 0..count {
+            if !self.read(place, &mut entry)? {
+                return Err(malformed(place));
+            }
+            let bits = u64::from_le_bytes(entry);
+            let length = usize::try_from(bits >> 1)?;
+            if length > extent.len().saturating_sub(begin) {
+                return Err(malformed(place));
+            }
+            // What an unpickled buffer inside its pickle is, too.
+            if bits & 1 == 1 {
+                buffers.append(memory::bytes_with(py, length, |to| {
+                    extent::fill(py, extent, begin, to)
+                })?)?;
+            } else {
+                buffers.append(memory::bytearray_with(py, length, |to| {
+                    extent::fill(py, extent, begin, to)
+                })?)?;
+            }
+            (place, begin) = (place + entry.len(), begin + length);
+        }
+        Ok((buffers, begin))
     }
 }
 

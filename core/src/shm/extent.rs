@@ -2,8 +2,10 @@
 
 use super::arena::{Arena, Member};
 use super::blocks;
+use super::view::Windows;
 use crate::{Deadline, Result};
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 /// A run that this process owns, to be filled and handed over: freed when it is dropped.
 #[derive(Debug)]
@@ -62,18 +64,16 @@ impl Drop for Run<'_> {
     }
 }
 
-/// Bytes in shared memory that belong to this process, until it is dropped.
+/// Bytes in shared memory that belong to this process, until the last clone is dropped.
 ///
 /// # Across processes
 /// Nobody else refers to them. They are given back when this process dies.
 ///
 /// # After fork
 /// They stay the parent's: the child's copy may be read as long as the parent keeps its own, and frees nothing.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Extent {
-    arena: Arena,
-    /// The run.
-    offset: u64,
+    run: Arc<OwnRun>,
     /// Where the message begins in it: behind names, if it has some.
     start: u64,
     length: usize,
@@ -82,12 +82,16 @@ pub struct Extent {
 impl Extent {
     /// The run at `offset`, which is this process', and in it the message from `start` on.
     pub(crate) fn new(arena: &Arena, offset: u64, start: u64, length: usize) -> Self {
+        let arena = arena.clone();
         Self {
-            arena: arena.clone(),
-            offset,
+            run: Arc::new(OwnRun { arena, offset }),
             start,
             length,
         }
+    }
+
+    fn windows(&self) -> &Windows {
+        self.run.arena.inner.windows()
     }
 
     /// Its length in bytes.
@@ -108,10 +112,7 @@ impl Extent {
     /// `Os` when its window can't be mapped.
     pub fn copy_to(&self, to: &mut [u8]) -> Result<()> {
         let length = to.len().min(self.length);
-        self.arena
-            .inner
-            .windows()
-            .read(self.start, &mut to[..length])
+        self.windows().read(self.start, &mut to[..length])
     }
 
     /// Copies its bytes from `at` on, as many as fit, and says how many that were.
@@ -120,9 +121,7 @@ impl Extent {
     /// `Os` when its window can't be mapped.
     pub fn copy_from(&self, at: usize, to: &mut [u8]) -> Result<usize> {
         let length = to.len().min(self.length.saturating_sub(at));
-        self.arena
-            .inner
-            .windows()
+        self.windows()
             .read(self.start + at as u64, &mut to[..length])?;
         Ok(length)
     }
@@ -133,8 +132,8 @@ impl Extent {
     /// `Os` when its window can't be mapped.
     pub fn fill<'a>(&self, at: usize, to: &'a mut [MaybeUninit<u8>]) -> Result<&'a [u8]> {
         let length = to.len().min(self.length.saturating_sub(at));
-        let windows = self.arena.inner.windows();
-        windows.fill(self.start + at as u64, &mut to[..length])
+        self.windows()
+            .fill(self.start + at as u64, &mut to[..length])
     }
 
     /// Appends its bytes to a vector.
@@ -142,14 +141,18 @@ impl Extent {
     /// # Errors
     /// `Os` when its window can't be mapped.
     pub fn append_to(&self, to: &mut Vec<u8>) -> Result<()> {
-        self.arena
-            .inner
-            .windows()
-            .append(self.start, self.length, to)
+        self.windows().append(self.start, self.length, to)
     }
 }
 
-impl Drop for Extent {
+/// A run of this process, freed when it is dropped.
+#[derive(Debug)]
+struct OwnRun {
+    arena: Arena,
+    offset: u64,
+}
+
+impl Drop for OwnRun {
     fn drop(&mut self) {
         // What can't be given back now is when this process is gone.
         let _ = blocks::free_run(&self.arena.inner, self.offset);
