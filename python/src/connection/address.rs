@@ -3,7 +3,7 @@
 use procession_core::connection::Address;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::{PyBytes, PyString, PyTuple};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::ffi::OsStringExt;
@@ -12,8 +12,13 @@ use std::os::unix::ffi::OsStringExt;
 pub(super) fn from_python(address: &Bound<'_, PyAny>, family: &str) -> PyResult<Address> {
     match family {
         "AF_UNIX" => {
-            let os = address.py().import("os")?;
-            let name: Vec<u8> = os.call_method1("fsencode", (address,))?.extract()?;
+            let name = match address.cast::<PyString>() {
+                Ok(name) => name.extract::<OsString>()?.into_vec(),
+                Err(_) => {
+                    let os = address.py().import("os")?;
+                    os.call_method1("fsencode", (address,))?.extract()?
+                }
+            };
             Ok(match name.strip_prefix(b"\0") {
                 Some(name) => Address::Abstract(name.to_vec()),
                 None => Address::Path(OsString::from_vec(name).into()),
