@@ -1,6 +1,7 @@
 //! The handshake over a descriptor.
 
-use super::{Failure, receive, send};
+use super::{AWAKE, Failure, can_receive, receive, send};
+use crate::sync::patience::Patience;
 use crate::wire::auth::MESSAGE_MAX;
 use crate::wire::{Authenticated, Decoder, Handshake, Terms};
 use crate::{Deadline, Result, sys};
@@ -15,6 +16,8 @@ pub struct Authentication<'k> {
     /// What is to be sent before anything is received, and how much of its frame has gone.
     unsent: Option<Cow<'static, [u8]>>,
     sent: u64,
+    /// How long an answer is waited for awake, by how that went so far.
+    patience: Patience,
     /// How it ended; that may have to be sent first.
     end: Option<Result<Authenticated, Failure>>,
 }
@@ -31,6 +34,7 @@ impl<'k> Authentication<'k> {
             decoder: Decoder::new(MESSAGE_MAX),
             unsent: first.map(Cow::from),
             sent: 0,
+            patience: Patience::up_to(AWAKE),
             end: None,
         })
     }
@@ -59,6 +63,24 @@ impl<'k> Authentication<'k> {
         stream: BorrowedFd<'_>,
         deadline: Deadline,
     ) -> Result<Option<Authenticated>, Failure> {
+        let awake = !deadline.passed();
+        self.go_on(stream, deadline, awake)
+    }
+
+    /// Goes on with it as long as the peer answers at once, or within the few microseconds that a wait is awake.
+    pub(super) fn attend(
+        &mut self,
+        stream: BorrowedFd<'_>,
+    ) -> Result<Option<Authenticated>, Failure> {
+        self.go_on(stream, Deadline::now(), true)
+    }
+
+    fn go_on(
+        &mut self,
+        stream: BorrowedFd<'_>,
+        deadline: Deadline,
+        awake: bool,
+    ) -> Result<Option<Authenticated>, Failure> {
         loop {
             if let Some(message) = &self.unsent {
                 if !send(stream, &[message], &mut self.sent, deadline)? {
@@ -69,12 +91,34 @@ impl<'k> Authentication<'k> {
             if let Some(end) = &self.end {
                 return end.clone().map(Some);
             }
-            let Some(message) = receive(stream, &mut self.decoder, deadline)? else {
+            let Some(message) = self.hear(stream, deadline, awake)? else {
                 return Ok(None);
             };
             let step = self.handshake.receive(&message);
             self.unsent = step.send;
             self.end = step.end.map(|end| end.map_err(Failure::Auth));
         }
+    }
+
+    /// The peer's next message: looks for it, waits for it awake if so asked, then sleeps until the deadline.
+    fn hear(
+        &mut self,
+        stream: BorrowedFd<'_>,
+        deadline: Deadline,
+        awake: bool,
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        let decoder = &mut self.decoder;
+        let mut look = || receive(stream, decoder, Deadline::now());
+        let mut heard = look();
+        if awake && matches!(heard, Ok(None)) {
+            self.patience.offer(|| {
+                heard = look();
+                Ok(!matches!(heard, Ok(None)))
+            })?;
+        }
+        while matches!(heard, Ok(None)) && !deadline.passed() && can_receive(stream, deadline)? {
+            heard = look();
+        }
+        heard
     }
 }

@@ -3,7 +3,8 @@
 //! A peer that connected and isn't known yet is a guest. All guests are looked after together, whenever somebody accepts: who is silent keeps nobody
 //! waiting, and each costs no more than a descriptor for [`GUEST_TIME`]. There is no thread for it.
 
-use super::{Authentication, Failure};
+use super::{AWAKE, Authentication, Failure};
+use crate::sync::patience::Patience;
 use crate::sys::descriptor::{pause, readable};
 use crate::sys::eventfd;
 use crate::sys::socket::{self, Address, Came, FileIdentity};
@@ -42,6 +43,8 @@ pub struct Listener {
     /// The file at the address, and the process that made it.
     file: Option<(FileIdentity, u32)>,
     hall: Mutex<Hall>,
+    /// How long a wait for a connection is awake, by how that went so far.
+    patience: Patience,
 }
 
 /// Where guests are while nobody accepts.
@@ -114,6 +117,7 @@ impl Listener {
             address,
             file,
             hall: Mutex::default(),
+            patience: Patience::up_to(AWAKE),
         };
         listener.hall().hang_bell()?;
         Ok(listener)
@@ -145,7 +149,7 @@ impl Listener {
     /// Python: `SocketListener.accept`.
     pub fn accept(&self, deadline: Deadline) -> Result<Option<Accepted>> {
         loop {
-            match socket::accept(self.socket.as_fd())? {
+            match self.look(!deadline.passed())? {
                 Came::Connection(stream, peer) => {
                     self.hall().shortage = None;
                     return Ok(Some(Accepted { stream, peer }));
@@ -205,7 +209,8 @@ impl Listener {
             }
             let mut is_short = false;
             if someone_came {
-                match socket::accept(self.socket.as_fd())? {
+                // Who is waited for as a guest answers sooner than another one comes.
+                match self.look(guests.is_empty() && !deadline.passed())? {
                     Came::Connection(stream, peer) => {
                         self.hall().shortage = None;
                         if guests.len() >= GUESTS_MAX {
@@ -241,6 +246,17 @@ impl Listener {
                 speaking = (0..guests.len()).collect();
             }
         }
+    }
+
+    /// Who has come; awake, it waits for somebody for a moment.
+    fn look(&self, awake: bool) -> Result<Came> {
+        let came = socket::accept(self.socket.as_fd())?;
+        // In vain, that call costs five times what this one does: it makes a socket first.
+        let is_there = || Ok(!readable([self.socket.as_fd()], Deadline::now())?.is_empty());
+        if awake && matches!(came, Came::Nobody) && self.patience.offer(is_there)? {
+            return socket::accept(self.socket.as_fd());
+        }
+        Ok(came)
     }
 
     /// Waits until somebody comes, or guests say something: whether that is, and who. Another thread may have left guests behind, too. In a
@@ -376,13 +392,10 @@ impl Guest {
         })
     }
 
-    /// Goes on with the handshake as far as it goes without waiting, and says how it ended.
+    /// Goes on with the handshake as far as it goes without sleeping, and says how it ended.
     fn advance(&mut self) -> Option<Result<Authenticated, Failure>> {
         loop {
-            let advanced = self
-                .authentication
-                .advance(self.stream.as_fd(), Deadline::now());
-            match advanced {
+            match self.authentication.attend(self.stream.as_fd()) {
                 Err(Failure::System(Error::Interrupted)) => {}
                 advanced => return advanced.transpose(),
             }

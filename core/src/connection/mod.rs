@@ -24,6 +24,11 @@ pub use stream::{
 use crate::Error;
 use crate::wire::{AuthError, FrameError};
 use std::fmt;
+use std::time::Duration;
+
+/// How long a peer is waited for awake, at first. One that is awake answers in 2 µs, in 6 over TCP, and has something else to do besides;
+/// one that sleeps is there after 10 to 20. A handshake's six answers, each slept for, take twice as long as this way.
+const AWAKE: Duration = Duration::from_micros(25);
 
 /// Why nothing was sent, received or authenticated. Python: `EOFError` for `End`, `AuthenticationError` for `Auth`, else
 /// `OSError`.

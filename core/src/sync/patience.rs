@@ -11,7 +11,7 @@ use std::time::Duration;
 const PAUSES: u32 = 64;
 /// Pauses between two looks, at most: each look takes the other side's cache line away from it.
 const GAP_MAX: u32 = 8;
-/// The longest wait awake: about 10 yields.
+/// The longest wait awake, if it isn't said: about 10 yields.
 const LONGEST: Duration = Duration::from_micros(5);
 /// The shortest: one yield.
 const SHORTEST: Duration = Duration::from_nanos(500);
@@ -43,21 +43,29 @@ pub(crate) struct Patience {
     several_processors: AtomicBool,
     /// How often in a row the peer answered while it had this process' processor.
     together: AtomicU32,
+    /// The longest usual wait.
+    longest: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self {
-            usual: AtomicU32::new(LONGEST.subsec_nanos()),
-            failures: AtomicU32::new(0),
-            waits: AtomicU32::new(0),
-            several_processors: AtomicBool::new(false),
-            together: AtomicU32::new(0),
-        }
+        Self::up_to(LONGEST)
     }
 }
 
 impl Patience {
+    /// One whose waits are as long as that at first, and no longer unless the peer may have to be woken.
+    pub(crate) fn up_to(longest: Duration) -> Self {
+        Self {
+            usual: AtomicU32::new(longest.subsec_nanos()),
+            failures: AtomicU32::new(0),
+            waits: AtomicU32::new(0),
+            several_processors: AtomicBool::new(false),
+            together: AtomicU32::new(0),
+            longest,
+        }
+    }
+
     /// Waits awake until `ready`; false when it gave up.
     pub(crate) fn wait(&self, ready: impl Fn() -> Result<bool>) -> Result<bool> {
         let waits = self.waits.fetch_add(1, Relaxed);
@@ -76,11 +84,11 @@ impl Patience {
 
     /// Offers the processor to others until `ready`; false when it gave up. Where a look costs a system call: pauses are too
     /// short for one.
-    pub(crate) fn offer(&self, ready: impl Fn() -> Result<bool>) -> Result<bool> {
+    pub(crate) fn offer(&self, mut ready: impl FnMut() -> Result<bool>) -> Result<bool> {
         let usual = Duration::from_nanos(self.usual.load(Relaxed).into());
         let failures = self.failures.load(Relaxed);
         let is_probe = failures % PROBE_EVERY == PROBE_EVERY - 1;
-        let longest = if is_probe { PROBE } else { usual };
+        let longest = if is_probe { self.longest.max(PROBE) } else { usual };
         let begin = now();
         let mut before = begin;
         loop {
@@ -97,7 +105,7 @@ impl Patience {
                     },
                     Relaxed,
                 );
-                self.set(if is_probe { LONGEST } else { usual * 2 });
+                self.set(if is_probe { self.longest } else { usual * 2 });
                 return Ok(true);
             }
             if after - begin > longest {
@@ -112,7 +120,7 @@ impl Patience {
     }
 
     fn set(&self, usual: Duration) {
-        let usual = usual.clamp(SHORTEST, LONGEST).subsec_nanos();
+        let usual = usual.clamp(SHORTEST, self.longest).subsec_nanos();
         self.usual.store(usual, Relaxed);
     }
 }
