@@ -3,15 +3,15 @@
 //! A peer that connected and isn't known yet is a guest. All guests are looked after together, whenever somebody accepts: who is silent keeps nobody
 //! waiting, and each costs no more than a descriptor for [`GUEST_TIME`]. There is no thread for it.
 
+use super::hall::Hall;
 use super::{AWAKE, Authentication, Failure};
 use crate::sync::patience::Patience;
 use crate::sys::descriptor::{pause, readable};
-use crate::sys::eventfd;
 use crate::sys::socket::{self, Address, Came, FileIdentity};
 use crate::wire::{Authenticated, Terms};
 use crate::{Deadline, Error, Result, deadline, sys};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a guest has for its handshake, while somebody accepts: three messages there and three back, over any network.
@@ -42,33 +42,14 @@ pub struct Listener {
     address: Address,
     /// The file at the address, and the process that made it.
     file: Option<(FileIdentity, u32)>,
-    hall: Mutex<Hall>,
+    hall: Hall,
     /// How long a wait for a connection is awake, by how that went so far.
     patience: Patience,
 }
 
-/// Where guests are while nobody accepts.
-#[derive(Debug, Default)]
-struct Hall {
-    guests: Vec<Guest>,
-    /// How many threads are accepting.
-    hosts: usize,
-    bell: Option<Bell>,
-    /// When it becomes an error that a connection waits for a descriptor.
-    shortage: Option<Deadline>,
-}
-
-/// What wakes who is accepting when another thread leaves guests behind; readable as long as they are there. A process has its own:
-/// two that share one would take each other's rings.
-#[derive(Debug)]
-struct Bell {
-    ring: Arc<OwnedFd>,
-    host: u32,
-}
-
 /// A peer that isn't known yet.
 #[derive(Debug)]
-struct Guest {
+pub(super) struct Guest {
     stream: OwnedFd,
     peer: Option<Address>,
     authentication: Authentication<'static>,
@@ -116,10 +97,10 @@ impl Listener {
             socket,
             address,
             file,
-            hall: Mutex::default(),
+            hall: Hall::default(),
             patience: Patience::up_to(AWAKE),
         };
-        listener.hall().hang_bell()?;
+        listener.hall.enter().hang_bell()?;
         Ok(listener)
     }
 
@@ -151,7 +132,7 @@ impl Listener {
         loop {
             match self.look(!deadline.passed())? {
                 Came::Connection(stream, peer) => {
-                    self.hall().shortage = None;
+                    self.hall.enter().shortage = None;
                     return Ok(Some(Accepted { stream, peer }));
                 }
                 Came::Nobody => {
@@ -212,7 +193,7 @@ impl Listener {
                 // Who is waited for as a guest answers sooner than another one comes.
                 match self.look(guests.is_empty() && !deadline.passed())? {
                     Came::Connection(stream, peer) => {
-                        self.hall().shortage = None;
+                        self.hall.enter().shortage = None;
                         if guests.len() >= GUESTS_MAX {
                             guests[0].until = Deadline::now();
                         }
@@ -285,23 +266,16 @@ impl Listener {
         Ok((someone_came, ready))
     }
 
-    fn hall(&self) -> MutexGuard<'_, Hall> {
-        self.hall.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Begins to accept: the guests that nobody looks after, and what rings when there are such again.
     fn enter(&self) -> (Vec<Guest>, Option<Arc<OwnedFd>>) {
-        let mut hall = self.hall();
-        hall.hosts += 1;
         // Without a descriptor for it, this thread looks now and then.
-        let bell = hall.hang_bell().ok();
-        drop(hall);
+        let bell = self.hall.enter().come().ok();
         (self.take_over(), bell)
     }
 
     /// Takes over all guests that nobody looks after.
     fn take_over(&self) -> Vec<Guest> {
-        let mut guests = self.hall().empty();
+        let mut guests = self.hall.enter().empty();
         guests.retain_mut(Guest::resume);
         guests
     }
@@ -311,59 +285,16 @@ impl Listener {
         for guest in &mut guests {
             guest.left = Some(now);
         }
-        let mut hall = self.hall();
-        hall.hosts -= 1;
-        hall.guests.append(&mut guests);
-        hall.ring();
+        self.hall.enter().go(guests);
     }
 
     /// Bears a lack of descriptors for a while.
     fn bear(&self, error: Error) -> Result<()> {
-        let mut hall = self.hall();
+        let mut hall = self.hall.enter();
         let until = hall.shortage;
         let until = until.unwrap_or_else(|| Deadline::after(SHORTAGE_TIME));
         hall.shortage = (!until.passed()).then_some(until);
         hall.shortage.map(|_| ()).ok_or(error)
-    }
-}
-
-impl Hall {
-    /// This process' bell.
-    fn hang_bell(&mut self) -> Result<Arc<OwnedFd>> {
-        let host = sys::identity::pid();
-        if let Some(bell) = self.bell.as_ref().filter(|bell| bell.host == host) {
-            return Ok(Arc::clone(&bell.ring));
-        }
-        // The parent's isn't for this process to ring.
-        self.bell = None;
-        let ring = Arc::new(eventfd::create()?);
-        self.bell = Some(Bell {
-            ring: Arc::clone(&ring),
-            host,
-        });
-        Ok(ring)
-    }
-
-    /// Wakes who is accepting, if there are guests for them.
-    fn ring(&self) {
-        if self.hosts > 0 && !self.guests.is_empty() {
-            self.tell(|ring| eventfd::set(ring, 1));
-        }
-    }
-
-    /// Takes all guests out.
-    fn empty(&mut self) -> Vec<Guest> {
-        if !self.guests.is_empty() {
-            self.tell(eventfd::clear);
-        }
-        std::mem::take(&mut self.guests)
-    }
-
-    fn tell(&self, what: impl FnOnce(BorrowedFd<'_>) -> Result<()>) {
-        if let Some(bell) = &self.bell {
-            // It is this process' own, and never full: nothing refuses it.
-            let _ = what(bell.ring.as_fd());
-        }
     }
 }
 

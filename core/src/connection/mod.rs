@@ -7,6 +7,7 @@
 //! A [`Listener`] takes connections in, and [`Connecting`] makes them.
 
 mod authentication;
+mod hall;
 mod listener;
 mod pipe;
 mod stream;

@@ -88,7 +88,11 @@ impl Patience {
         let usual = Duration::from_nanos(self.usual.load(Relaxed).into());
         let failures = self.failures.load(Relaxed);
         let is_probe = failures % PROBE_EVERY == PROBE_EVERY - 1;
-        let longest = if is_probe { self.longest.max(PROBE) } else { usual };
+        let longest = if is_probe {
+            self.longest.max(PROBE)
+        } else {
+            usual
+        };
         let begin = now();
         let mut before = begin;
         loop {

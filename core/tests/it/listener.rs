@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -353,6 +354,31 @@ fn a_thread_that_is_done_leaves_its_guests_to_one_that_waits() {
             }
         });
     }
+}
+
+#[test]
+fn a_child_that_is_forked_while_others_accept_can_accept() {
+    let _alone = alone();
+    let folder = Folder::new("fork");
+    let listener = Listener::bind(&folder.file(), 8).unwrap();
+    let look = || {
+        let nobody = listener.accept_known(KEY, terms(Role::Listener), Deadline::now());
+        assert!(nobody.unwrap().is_none());
+    };
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    look();
+                }
+            });
+        }
+        // In the child those threads are gone, wherever they were.
+        let all_went_on = (0..300).all(|_| fork(look).wait() == 0);
+        is_over.store(true, Ordering::Relaxed);
+        assert!(all_went_on);
+    });
 }
 
 /// Until no descriptor is left.
