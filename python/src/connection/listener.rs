@@ -11,11 +11,18 @@ use procession_core::{Deadline, Error};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+const CLOSED: Error = Error::Closed { what: "listener" };
 
 /// A socket that listens.
 #[pyclass(frozen, module = "procession._core")]
-pub(crate) struct Listener(Mutex<Option<Arc<Core>>>);
+pub(crate) struct Listener {
+    /// Locked only with the interpreter, so never by a thread that a forked child hasn't got.
+    core: Mutex<Option<Arc<Core>>>,
+    is_closed: AtomicBool,
+}
 
 /// Peers of any version are let in: those up to 3.11 know nothing but MD5.
 fn terms(role: Role) -> Terms {
@@ -33,7 +40,10 @@ impl Listener {
         let address = from_python(address, family)?;
         let backlog = u32::try_from(backlog).unwrap_or(0);
         let listener = Core::bind(&address, backlog).map_err(|error| at(&address, error))?;
-        Ok(Self(Mutex::new(Some(Arc::new(listener)))))
+        Ok(Self {
+            core: Mutex::new(Some(Arc::new(listener))),
+            is_closed: AtomicBool::new(false),
+        })
     }
 
     /// Where it listens.
@@ -55,10 +65,12 @@ impl Listener {
         authkey: Option<&[u8]>,
         timeout: Option<f64>,
     ) -> PyResult<Option<(RawFd, Bound<'py, PyAny>)>> {
-        let mut listener = self.get()?;
+        let listener = self.get()?;
         let deadline = blocking::deadline(true, timeout);
         let came = blocking::wait_for(py, deadline, FOR_DATA, raise_error, |until| {
-            listener = self.core()?;
+            if self.is_closed.load(Ordering::Relaxed) {
+                return Err(CLOSED);
+            }
             let Some(key) = authkey else {
                 return Ok(listener.accept(until)?.map(Ok));
             };
@@ -77,6 +89,7 @@ impl Listener {
 
     /// Closes it and removes its file. Who is accepting notices within seconds.
     fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
         if let Some(listener) = self.lock().take() {
             listener.remove_file();
         }
@@ -85,17 +98,12 @@ impl Listener {
 
 impl Listener {
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Core>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn core(&self) -> Result<Arc<Core>, Error> {
-        self.lock()
-            .clone()
-            .ok_or(Error::Closed { what: "listener" })
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn get(&self) -> PyResult<Arc<Core>> {
-        self.core().map_err(raise_error)
+        let core = self.lock().clone();
+        core.ok_or_else(|| raise_error(CLOSED))
     }
 }
 
