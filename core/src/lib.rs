@@ -34,5 +34,5 @@ pub use sync::{
     Semaphore, Waiting,
 };
 pub use sys::image::{Body, Function, FunctionName, text_behind};
-pub use sys::launch::{at_exit, copy_of, inherited};
-pub use sys::pidfd::{die_with, die_with_parent, is_main_thread};
+pub use sys::launch::{at_exit, copy_of, inherited, is_null_device};
+pub use sys::pidfd::{die_with, die_with_parent, is_main_thread, own_pidfd};

@@ -228,14 +228,24 @@ class DefaultContext(BaseContext):
         return [default] + [name for name in ('fork', 'spawn', 'forkserver') if name != default]
 
 
+_popen_fork = None
+
+
+def _load_popen_fork():
+    # Once: an import writes to two dozen pages, of which a parent shares each with its children.
+    global _popen_fork
+    from . import popen_fork as _popen_fork
+
+
 class ForkProcess(process.BaseProcess):
     """A process that is started by fork."""
     _start_method = 'fork'
 
     @staticmethod
     def _Popen(process_obj):
-        from .popen_fork import Popen
-        return Popen(process_obj)
+        if _popen_fork is None:
+            _load_popen_fork()
+        return _popen_fork.Popen(process_obj)
 
 
 class SpawnProcess(process.BaseProcess):

@@ -22,15 +22,25 @@ class Popen:
         self._launch(process_obj)
 
     def _launch(self, process_obj):
-        # The arena is made before the fork, so that what the child makes lives where the parent can open it.
+        # What can be done before the fork is done here: each page that the child writes to is copied for it.
+        # The arena is made before, so that what the child makes lives where the parent can open it.
         _core.arena_descriptor()
-        parent_pid = os.getpid()
-        by_main_thread = threading.get_native_id() == parent_pid
-        parent_sentinel = util._pidfd(parent_pid)
+        daemon = process_obj.daemon
+        by_main_thread = daemon and threading.get_native_id() == self._parent_pid
+        parent_sentinel = _core.own_pidfd()
         try:
+            util._open_null_input()
             pid = os.fork()
             if pid == 0:
-                self._run_child(process_obj, parent_pid, by_main_thread, parent_sentinel)
+                # The child's part: never returns.
+                code = 1
+                try:
+                    if util._CHILDREN_RUN_ATEXIT:
+                        util._forget_exit()
+                    if not daemon or self._bind(process_obj, by_main_thread):
+                        code = process_obj._bootstrap(parent_sentinel=parent_sentinel)
+                finally:
+                    util._exit_forked(code)
         finally:
             os.close(parent_sentinel)
         self._watch(_core.started(pid))
@@ -38,24 +48,13 @@ class Popen:
     def _watch(self, child):
         self._child = child
         self.pid, self.sentinel = child.pid, child.fileno()
-        self.finalizer = util.Finalize(self, child.close)
+        # It goes with this object; a `Finalize` would be a dozen objects more to make.
+        self.finalizer = child.close
 
-    @staticmethod
-    def _run_child(process_obj, parent_pid, by_main_thread, parent_sentinel):
-        """The child's part: never returns."""
-        code = 1
-        try:
-            util._forget_exit()
-            if not process_obj.daemon or Popen._bind(process_obj, parent_pid, by_main_thread):
-                code = process_obj._bootstrap(parent_sentinel=parent_sentinel)
-        finally:
-            util._exit_forked(code)
-
-    @staticmethod
-    def _bind(process_obj, parent_pid, by_main_thread):
+    def _bind(self, process_obj, by_main_thread):
         """Has this process, a daemon, end with its parent; one that can't be bound doesn't begin."""
         try:
-            _core.die_with_parent(parent_pid, by_main_thread)
+            _core.die_with_parent(self._parent_pid, by_main_thread)
         except OSError as e:
             sys.stderr.write('Process %s: %s\n' % (process_obj.name, e))
             util._flush_std_streams()

@@ -51,7 +51,7 @@ class Popen(popen_fork.Popen):
         arena = _core.arena_descriptor()
         tracker = _tracker_descriptor()
         parent_pid = os.getpid()
-        parent_sentinel = util._pidfd(parent_pid)
+        parent_sentinel = _core.own_pidfd()
         try:
             reader, writer = map(util._above_streams, os.pipe())
         except BaseException:

@@ -222,7 +222,16 @@ class BaseProcess:
         try:
             if self._start_method is not None:
                 context._force_start_method(self._start_method)
-            old_process = _become(self, parent_sentinel)
+            global _current_process, _parent_process, _process_counter, _children, _inherited
+            _process_counter = itertools.count(1)
+            # What the parent had is kept: to let go of it would write to pages of each of them.
+            _inherited, _children = _children, set()
+            util._close_stdin()
+            old_process, _current_process = _current_process, self
+            _parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
+            if threading._HAVE_THREAD_NATIVE_ID:
+                threading.main_thread()._set_native_id()
+            _standard.be(self)
             try:
                 self._after_fork()
             finally:
@@ -252,20 +261,6 @@ class BaseProcess:
     def _after_fork():
         util._finalizer_registry.clear()
         util._run_after_forkers()
-
-
-def _become(child, parent_sentinel):
-    """Makes `child` the current process; returns the object that was before."""
-    global _current_process, _parent_process, _process_counter, _children
-    _process_counter = itertools.count(1)
-    _children = set()
-    util._close_stdin()
-    old_process, _current_process = _current_process, child
-    _parent_process = _ParentProcess(child._parent_name, child._parent_pid, parent_sentinel)
-    if threading._HAVE_THREAD_NATIVE_ID:
-        threading.main_thread()._set_native_id()
-    _standard.be(child)
-    return old_process
 
 
 def _status(code):
@@ -338,6 +333,7 @@ _parent_process = None
 _current_process = _MainProcess()
 _process_counter = itertools.count(1)
 _children = set()
+_inherited = None
 _dangling = WeakSet()
 _exitcode_to_name = {-member.value: f'-{member.name}' for member in signal.Signals}
 

@@ -125,6 +125,8 @@ _afterfork_counter = itertools.count()
 
 
 def _run_after_forkers():
+    if not _afterfork_registry.data:
+        return
     for (_, _, func), obj in sorted(_afterfork_registry.items(), key=lambda item: item[0][:2]):
         try:
             func(obj)
@@ -214,8 +216,8 @@ class Finalize:
 
 def _run_finalizers(minpriority=None):
     """Runs the finalizers that have an exit priority of at least that, the highest first, then the newest."""
-    if _finalizer_registry is None:
-        # The end of the interpreter has taken this module's names.
+    if not _finalizer_registry:
+        # There are none, or the end of the interpreter has taken this module's names.
         return
 
     def wanted(key):
@@ -364,42 +366,45 @@ def _above_streams(fd):
         os.close(fd)
 
 
-def _pidfd(pid):
-    """A descriptor of a process that isn't waited for yet."""
-    try:
-        return _above_streams(os.pidfd_open(pid))
-    except OSError as e:
-        # A filter's refusal or an old kernel's: it says of what.
-        raise OSError(e.errno, f'pidfd_open: {e.strerror}') from None
-
-
 def close_fds(*fds):
     """Closes these descriptors."""
     for fd in fds:
         os.close(fd)
 
 
+#: What children have for standard input: made before they are forked, since making it writes to a hundred pages.
 _null_input = None
+_null_fd = -1
+
+
+def _open_null_input():
+    global _null_input, _null_fd
+    if sys.stdin is None:
+        return
+    # The program may have closed what it doesn't know of, and its number may be another file's.
+    kept = _null_input if _core.is_null_device(_null_fd) else None
+    if kept is not None and not kept.closed:
+        return
+    try:
+        if kept is None:
+            _null_fd = _above_streams(os.open(os.devnull, os.O_RDONLY))
+        _null_input = open(_null_fd, encoding='utf-8', closefd=False)
+    except (OSError, ValueError):
+        # Each child tries for itself.
+        _null_input = None
 
 
 def _close_stdin():
-    global _null_input
     if sys.stdin is None or sys.stdin is _null_input and not _null_input.closed:
-        # A child of a child's, or of the fork server's: making one takes longer than anything else of a child's beginning.
         return
     try:
         sys.stdin.close()
     except (OSError, ValueError):
         pass
-    try:
-        fd = os.open(os.devnull, os.O_RDONLY)
-        try:
-            _null_input = sys.stdin = open(fd, encoding='utf-8', closefd=False)
-        except:
-            os.close(fd)
-            raise
-    except (OSError, ValueError):
-        pass
+    if _null_input is None:
+        _open_null_input()
+    if _null_input is not None:
+        sys.stdin = _null_input
 
 
 def _flush_std_streams():

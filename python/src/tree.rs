@@ -6,7 +6,7 @@ use procession_core::{Arena, Error, Naming, ObjectName};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 static ARENA: OnceLock<Arena> = OnceLock::new();
@@ -100,6 +100,20 @@ pub(crate) fn attach(py: Python<'_>, token: &str) -> PyResult<()> {
             }
         }
     }
+}
+
+/// A descriptor of this process, for its children: ready once it is gone. The caller's to close.
+#[pyfunction]
+pub(crate) fn own_pidfd() -> PyResult<RawFd> {
+    procession_core::own_pidfd()
+        .map(IntoRawFd::into_raw_fd)
+        .map_err(raise)
+}
+
+/// Whether a descriptor is open, and the null device's.
+#[pyfunction]
+pub(crate) fn is_null_device(descriptor: RawFd) -> bool {
+    procession_core::is_null_device(descriptor)
 }
 
 /// Marks this process as leaving normally. Does nothing in one that never joined a tree.

@@ -848,6 +848,32 @@ class ForkOnlyTest(helpers.Case):
         self.assertEqual(self.ask(lambda: holder.number), 2)
         self.assertEqual(holder.number, 1)
 
+    def test_standard_input_is_made_anew_when_the_program_has_closed_it(self):
+        """Children have it from their parent, where its number may have gone to another file, or none be left."""
+        done = self.script('''
+            import os, procession, sys
+            from procession import util
+            def read():
+                print(repr(sys.stdin.read()), sys.stdin.fileno() > 2, sys.__stdin__.closed, flush=True)
+                # As does one that becomes a daemon.
+                os.closerange(3, util._null_fd + 1)
+                context.Process(target=lambda: print(repr(sys.stdin.read()), flush=True)).start()
+            def child():
+                child = context.Process(target=read)
+                child.start()
+                child.join()
+            context = procession.get_context('fork')
+            child()
+            reader, writer = os.pipe()
+            os.write(writer, b'not for children')
+            os.close(writer)
+            os.dup2(reader, util._null_fd)
+            child()
+            util._null_input.close()
+            child()
+            ''', input='nor this')
+        self.assertEqual((done.stdout, done.stderr), ("'' True True\n''\n" * 3, ''))
+
     def test_a_sibling_does_not_keep_a_pipe_open(self):
         """A sentinel is a pidfd: a sibling that inherits it doesn't hide the end."""
         first = self.start(time.sleep, 3600)

@@ -78,7 +78,7 @@ fn divide(allowed: Others) -> Result<Option<Child>> {
         });
     }
     // As in `launch`: a child without a pidfd couldn't be waited for. Nobody takes its place, since no thread can.
-    let place = pidfd::open(std::process::id())?;
+    let place = pidfd::own_pidfd()?;
     let forked = system::fork()?;
     drop(place);
     let Some(pid) = forked else {

@@ -12,7 +12,7 @@
 use super::descriptor::{FIRST_DESCRIPTOR, copy_above_streams};
 use super::{allow, demand, failed, pidfd};
 use crate::{Error, Result};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::FdFlags;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::mem::MaybeUninit;
@@ -61,7 +61,7 @@ pub(crate) fn start(plan: &Plan<'_>) -> Result<(u32, OwnedFd)> {
     let (arguments, environment) = (pointers(plan.arguments), pointers(plan.environment));
     // A child without a pidfd couldn't be waited for. So one is opened first, which tells whether that is allowed, and
     // keeps a descriptor for the child's.
-    let mine = pidfd::open(std::process::id())?;
+    let mine = pidfd::own_pidfd()?;
     allow("posix_spawn").map_err(|errno| failed("posix_spawn", errno))?;
     let mut pid: libc::pid_t = 0;
     // SAFETY: strings-end: both tables end with a null and their strings outlive the call; `actions` and `attributes`
@@ -111,6 +111,21 @@ pub fn copy_of(number: RawFd) -> Result<OwnedFd> {
     // SAFETY: descriptor-lent: borrowed for this one call, which fails cleanly for a number that isn't open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     copy_above_streams(borrowed)
+}
+
+/// Whether the descriptor of that number is open, and the null device's: what a program has closed without knowing whose it
+/// was may be another file by now. One system call.
+#[must_use]
+pub fn is_null_device(number: RawFd) -> bool {
+    if number < 0 {
+        return false;
+    }
+    // SAFETY: descriptor-lent: borrowed for this one call, which fails cleanly for a number that isn't open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::fs::fstat(borrowed).is_ok_and(|status| {
+        FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice
+            && status.st_rdev == rustix::fs::makedev(1, 3)
+    })
 }
 
 /// Opens a directory that a process may have as its current one.

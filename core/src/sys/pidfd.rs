@@ -27,6 +27,14 @@ pub(crate) fn open(pid: u32) -> Result<OwnedFd> {
     above_streams(opened)
 }
 
+/// Opens the calling process, for its children, who see by it when their parent is gone.
+///
+/// # Errors
+/// `Os` when there is no descriptor.
+pub fn own_pidfd() -> Result<OwnedFd> {
+    open(std::process::id())
+}
+
 /// Opens a child that was just started, which nobody has waited for. One that can't be opened couldn't be waited for: it
 /// is killed.
 pub(crate) fn open_child(pid: u32) -> Result<OwnedFd> {
