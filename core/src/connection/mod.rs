@@ -12,14 +12,15 @@ mod listener;
 mod pipe;
 mod stream;
 
+pub use crate::sync::patience::Patience;
 pub use crate::sys::number::Numbered;
 pub use crate::sys::socket::{Address, Connecting};
 pub use authentication::Authentication;
 pub use listener::{Accepted, Admission, GUEST_TIME, GUESTS_MAX, Listener, Refused};
 pub use pipe::{Landed, PipeEnd, pipe};
 pub use stream::{
-    Received, can_receive, is_socket, receive, receive_body, receive_into, receive_length, send,
-    stream_pair, stream_pipe,
+    Received, can_receive, can_receive_soon, is_socket, receive, receive_body, receive_into,
+    receive_length, send, stream_pair, stream_pipe,
 };
 
 use crate::Error;
@@ -27,9 +28,9 @@ use crate::wire::{AuthError, FrameError};
 use std::fmt;
 use std::time::Duration;
 
-/// How long a peer is waited for awake, at first. One that is awake answers in 2 µs, in 6 over TCP, and has something else to do besides;
+/// How long a peer is waited for awake, at first, over a socket. One that is awake answers in 2 µs, in 6 over TCP, and has something else to do besides;
 /// one that sleeps is there after 10 to 20. A handshake's six answers, each slept for, take twice as long as this way.
-const AWAKE: Duration = Duration::from_micros(25);
+pub const AWAKE: Duration = Duration::from_micros(25);
 
 /// Why nothing was sent, received or authenticated. Python: `EOFError` for `End`, `AuthenticationError` for `Auth`, else
 /// `OSError`.

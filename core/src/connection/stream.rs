@@ -1,6 +1,7 @@
 //! One message to or from a descriptor.
 
 use super::Failure;
+use crate::sync::patience::Patience;
 use crate::sys::descriptor::readable;
 use crate::sys::stream;
 use crate::wire::{Decoder, Header};
@@ -128,6 +129,22 @@ pub fn receive_body(
 /// Python: `Connection.poll`.
 pub fn can_receive(from: BorrowedFd<'_>, deadline: Deadline) -> crate::Result<bool> {
     readable([from], deadline).map(|ready| !ready.is_empty())
+}
+
+/// As [`can_receive`], awake for a moment first: where what is waited for is an answer, which often comes sooner than a process that
+/// sleeps is woken.
+///
+/// `patience` is the stream's own, since it learns from how that went.
+///
+/// # Errors
+/// As [`can_receive`].
+pub fn can_receive_soon(
+    from: BorrowedFd<'_>,
+    patience: &Patience,
+    deadline: Deadline,
+) -> crate::Result<bool> {
+    let look = || can_receive(from, Deadline::now());
+    Ok((!deadline.passed() && patience.offer(look)?) || can_receive(from, deadline)?)
 }
 
 /// Two ends that both send and receive.

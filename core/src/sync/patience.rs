@@ -35,7 +35,7 @@ const ASK_EVERY: u32 = 64;
 /// on the same processor gets it at the first yield, so when that has happened often the next wait begins with a yield.
 /// On a busy machine all fail, so failures shorten the wait, and a yield that let others run for long ends it.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub struct Patience {
     /// The usual wait, in nanoseconds.
     usual: AtomicU32,
     failures: AtomicU32,
@@ -55,7 +55,8 @@ impl Default for Patience {
 
 impl Patience {
     /// One whose waits are as long as that at first, and no longer unless the peer may have to be woken.
-    pub(crate) fn up_to(longest: Duration) -> Self {
+    #[must_use]
+    pub fn up_to(longest: Duration) -> Self {
         Self {
             usual: AtomicU32::new(longest.subsec_nanos()),
             failures: AtomicU32::new(0),

@@ -2,7 +2,7 @@
 
 use super::transport::Broken;
 use super::turn::Turn;
-use procession_core::connection::{self, Failure, Received};
+use procession_core::connection::{self, AWAKE, Failure, Patience, Received, can_receive_soon};
 use procession_core::wire::Decoder;
 use procession_core::{Deadline, Error as Core};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,6 +17,8 @@ pub(super) struct Stream {
     limit: u64,
     sending: Turn<Sending>,
     receiving: Turn<Decoder>,
+    /// How long a wait for a message is awake.
+    patience: Patience,
 }
 
 /// Where the stream out is.
@@ -36,6 +38,7 @@ impl Stream {
             limit,
             sending: Turn::new(Sending::Between),
             receiving: Turn::new(Decoder::new(limit)),
+            patience: Patience::up_to(AWAKE),
         }
     }
 
@@ -67,8 +70,8 @@ impl Stream {
         let Some(mut decoder) = self.receiving.take(deadline) else {
             return Ok(None);
         };
-        Ok(retry(|| {
-            connection::receive(self.as_fd(), &mut decoder, deadline)
+        Ok(self.soon(deadline, |until| {
+            connection::receive(self.as_fd(), &mut decoder, until)
         })?)
     }
 
@@ -84,8 +87,9 @@ impl Stream {
         };
         // For messages of one length nothing is to be zeroed.
         buffer.resize(buffer.capacity(), 0);
-        let received =
-            retry(|| connection::receive_into(self.as_fd(), &mut decoder, &mut *buffer, deadline));
+        let received = self.soon(deadline, |until| {
+            connection::receive_into(self.as_fd(), &mut decoder, &mut *buffer, until)
+        });
         match received {
             Ok(Some(Received::Into(length))) => buffer.truncate(length),
             Ok(Some(Received::TooLong(message))) => *buffer = message,
@@ -95,6 +99,22 @@ impl Stream {
             }
         }
         Ok(true)
+    }
+
+    /// Makes a call that receives: of what is there, else once something came, which is waited for awake at first.
+    fn soon<T>(
+        &self,
+        deadline: Deadline,
+        mut receive: impl FnMut(Deadline) -> Result<Option<T>, Failure>,
+    ) -> Result<Option<T>, Failure> {
+        let now = retry(|| receive(Deadline::now()));
+        if !matches!(now, Ok(None)) || deadline.passed() {
+            return now;
+        }
+        retry(|| {
+            let came = can_receive_soon(self.as_fd(), &self.patience, deadline)?;
+            if came { receive(deadline) } else { Ok(None) }
+        })
     }
 
     /// Whether another process could go on with it: it is between two messages, both ways.
