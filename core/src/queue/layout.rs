@@ -82,21 +82,22 @@ shared! {
         get_lock: RobustLock,
         get: End,
         room: Bell,
-        _room: [Cell; 7],
+        /// Messages that were lost with the getter that had taken them.
+        lost: Cell,
+        /// If the consumer inside dies now: what `lost` will be, and low bits of which message it takes. Written by each
+        /// get: on no line that producers look at.
+        losing: Cell,
+        _room: [Cell; 5],
         capacity: Word,
         closed: Word,
         /// The header of the first record of all, which is a JUMP.
         root: Cell,
-        /// Messages that were lost with the getter that had taken them.
-        lost: Cell,
-        /// If the consumer inside dies now: what `lost` will be, and low bits of which message it takes.
-        losing: Cell,
         /// Offset of the run with what each slot owes; 0: this queue counts no tasks.
         debts: Cell,
         /// What [watchers](super::watch) wait for: bits of theirs below, and above how often one has said so.
         watched: Word,
         _pad: Word,
-        _unused: [Cell; 2],
+        _unused: [Cell; 4],
         tasks: Tasks,
         /// A bit for each slot whose process has asked for a descriptor.
         watchers: [Cell; WATCHERS],

@@ -72,9 +72,14 @@ impl Drop for Run<'_> {
 /// # After fork
 /// They stay the parent's: the child's copy may be read as long as the parent keeps its own, and frees nothing.
 #[derive(Debug, Clone)]
-pub struct Extent {
-    run: Arc<OwnRun>,
-    /// Where the message begins in it: behind names, if it has some.
+pub struct Extent(Arc<OwnRun>);
+
+/// A run of this process, freed when it is dropped, and where the message is in it.
+#[derive(Debug)]
+struct OwnRun {
+    arena: Arena,
+    offset: u64,
+    /// Behind names, if it has some.
     start: u64,
     length: usize,
 }
@@ -82,28 +87,28 @@ pub struct Extent {
 impl Extent {
     /// The run at `offset`, which is this process', and in it the message from `start` on.
     pub(crate) fn new(arena: &Arena, offset: u64, start: u64, length: usize) -> Self {
-        let arena = arena.clone();
-        Self {
-            run: Arc::new(OwnRun { arena, offset }),
+        Self(Arc::new(OwnRun {
+            arena: arena.clone(),
+            offset,
             start,
             length,
-        }
+        }))
     }
 
     fn windows(&self) -> &Windows {
-        self.run.arena.inner.windows()
+        self.0.arena.inner.windows()
     }
 
     /// Its length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.length
+        self.0.length
     }
 
     /// Whether it has no bytes: so has a message that names a thousand objects and says nothing else.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.length == 0
+        self.0.length == 0
     }
 
     /// Copies its first bytes into `to`, as many as fit.
@@ -111,8 +116,8 @@ impl Extent {
     /// # Errors
     /// `Os` when its window can't be mapped.
     pub fn copy_to(&self, to: &mut [u8]) -> Result<()> {
-        let length = to.len().min(self.length);
-        self.windows().read(self.start, &mut to[..length])
+        let length = to.len().min(self.0.length);
+        self.windows().read(self.0.start, &mut to[..length])
     }
 
     /// Copies its bytes from `at` on, as many as fit, and says how many that were.
@@ -120,9 +125,9 @@ impl Extent {
     /// # Errors
     /// `Os` when its window can't be mapped.
     pub fn copy_from(&self, at: usize, to: &mut [u8]) -> Result<usize> {
-        let length = to.len().min(self.length.saturating_sub(at));
+        let length = to.len().min(self.0.length.saturating_sub(at));
         self.windows()
-            .read(self.start + at as u64, &mut to[..length])?;
+            .read(self.0.start + at as u64, &mut to[..length])?;
         Ok(length)
     }
 
@@ -131,9 +136,9 @@ impl Extent {
     /// # Errors
     /// `Os` when its window can't be mapped.
     pub fn fill<'a>(&self, at: usize, to: &'a mut [MaybeUninit<u8>]) -> Result<&'a [u8]> {
-        let length = to.len().min(self.length.saturating_sub(at));
+        let length = to.len().min(self.0.length.saturating_sub(at));
         self.windows()
-            .fill(self.start + at as u64, &mut to[..length])
+            .fill(self.0.start + at as u64, &mut to[..length])
     }
 
     /// Appends its bytes to a vector.
@@ -141,15 +146,8 @@ impl Extent {
     /// # Errors
     /// `Os` when its window can't be mapped.
     pub fn append_to(&self, to: &mut Vec<u8>) -> Result<()> {
-        self.windows().append(self.start, self.length, to)
+        self.windows().append(self.0.start, self.0.length, to)
     }
-}
-
-/// A run of this process, freed when it is dropped.
-#[derive(Debug)]
-struct OwnRun {
-    arena: Arena,
-    offset: u64,
 }
 
 impl Drop for OwnRun {

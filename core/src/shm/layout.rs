@@ -24,7 +24,7 @@ pub(crate) fn index(number: u64) -> usize {
 /// `processn`, as the first eight bytes of an arena.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"processn");
 /// Changes with any change of what `docs/shm.md` draws.
-pub(crate) const LAYOUT: u32 = 4;
+pub(crate) const LAYOUT: u32 = 5;
 
 /// A number for the sources of this build: processes of another one may mean other things by the same bytes.
 pub(crate) fn build() -> u64 {
