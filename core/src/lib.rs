@@ -27,7 +27,7 @@ pub use process::{Child, ExitStatus, ForkServer, Parent, Setting, Spec, Starting
 pub use queue::{Claim, Message, Put, Queue, Readiness, Taken};
 pub use shm::{
     Adoption, Arena, Bytes, Carried, Census, ChildSlot, Extent, Memory, NamedMemory, Naming,
-    ObjectName, Place,
+    ObjectName, Place, Placeless,
 };
 pub use sync::{
     Acquired, Barrier, Condition, Event, Lock, PERMITS_MAX, Party, Passed, Permit, RLock,

@@ -175,14 +175,21 @@ def main(requests, job, token, alias=0, tracker_fd=None):
         # Whoever goes on starts another.
         os._exit(1)
     # Not by `signal`, which makes members of enumerations of all: as much as a child needs for the rest of its beginning.
-    handlers = {number: _signal.signal(number, handler) or _signal.SIG_DFL for number, handler in (
-        (_signal.SIGCHLD, _signal.SIG_DFL), (_signal.SIGINT, _signal.SIG_IGN))}
+    on_child, on_interrupt = (_signal.signal(number, handler) or _signal.SIG_DFL for number, handler in (
+        (_signal.SIGCHLD, _signal.SIG_DFL), (_signal.SIGINT, _signal.SIG_IGN)))
     # Pages that the collector doesn't write to stay shared.
     gc.collect()
     gc.freeze()
-    child = _core.serve(requests)
+
+    def begin():
+        _signal.signal(_signal.SIGCHLD, on_child)
+        if on_interrupt != _signal.SIG_IGN:
+            # A child that nobody has asked for has nobody to tell: it ends.
+            _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+        util._forget_exit()
+    child = _core.serve(requests, begin)
     if child is not None:
-        _live(child, handlers)
+        _live(child, on_interrupt)
     # Threads that a module has started don't keep it.
     atexit._run_exitfuncs()
     util._flush_std_streams()
@@ -216,13 +223,11 @@ def _not_loaded(on_error, name, e):
         warnings.warn(f'the fork server cannot preload {name!r}: {type(e).__name__}: {e}', ImportWarning, stacklevel=2)
 
 
-def _live(child, handlers):
-    """A child's whole life."""
+def _live(child, on_interrupt):
+    """A child's whole life, from when somebody has asked for it."""
     code = 1
     try:
-        for number, handler in handlers.items():
-            _signal.signal(number, handler)
-        util._forget_exit()
+        _signal.signal(_signal.SIGINT, on_interrupt)
         (way, requester, (daemon, tracked), (pipe, *fds)) = child
         if tracked:
             spawn.inherit_tracker(fds.pop(0))

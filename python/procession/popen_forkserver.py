@@ -28,9 +28,10 @@ class Popen(popen_spawn_posix.Popen):
         try:
             super()._launch(process_obj)
         except EOFError:
-            if not forkserver._forkserver._has_served:
+            server = forkserver._forkserver
+            if not (server._has_served or server._way.is_alive()):
                 raise
-            # It died in between, and has let nobody begin who has not read what to do.
+            # It died in between, or the child did, and has let nobody begin who has not read what to do.
             self._fds = []
             super()._launch(process_obj)
 

@@ -3,7 +3,7 @@
 use crate::blocking::{self, FOR_DATA};
 use crate::error::raise;
 use crate::tree::{self, ChildSlot};
-use procession_core::process::{Request, Server as Core};
+use procession_core::process::{Others, Server as Core, Waiting, other_threads};
 use procession_core::{Child, Deadline, Error, ExitStatus, copy_of};
 use pyo3::exceptions::{PyEOFError, PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -179,48 +179,63 @@ pub(crate) fn started(pid: u32) -> PyResult<Started> {
 /// What a fork server's child has: the way to the server, its requester's pidfd, what the request said, and its descriptors.
 type Inherited = (ForkServer, RawFd, Vec<u8>, Vec<RawFd>);
 
-/// Serves as the fork server, at its end of the way: None when nobody is left who could ask. In each child it returns,
-/// too, with what that has.
+/// Serves as the fork server, at its end of the way: None when nobody is left who could ask. In each child it returns, too, with
+/// what that has, once somebody has asked for it; before, it has called `begin`.
 #[pyfunction]
-pub(crate) fn serve(py: Python<'_>, end: RawFd) -> PyResult<Option<Inherited>> {
-    let fork = py.import("os")?.getattr("fork")?;
+pub(crate) fn serve(
+    py: Python<'_>,
+    end: RawFd,
+    begin: &Bound<'_, PyAny>,
+) -> PyResult<Option<Inherited>> {
+    let os = py.import("os")?;
+    let fork = os.getattr("fork")?;
     let mut server = Core::new(copy_of(end).map_err(raise)?).map_err(raise)?;
-    py.import("os")?.call_method1("close", (end,))?;
-    while let Some(request) = blocking::call(py, || server.next_request())? {
-        match fork_for(&fork, &request) {
-            Ok(0) => return Ok(Some(inherited(server, request))),
-            Ok(pid) => server.started(request, pid),
+    os.call_method1("close", (end,))?;
+    let arena = tree::arena()?;
+    // What a thread of the program's may change is to be as it is when somebody asks.
+    let is_alone = || other_threads(Others::None) == Ok(0);
+    while let Some(next) = blocking::call(py, || server.next_fork(arena, is_alone()))? {
+        let placeless = arena.placeless();
+        let forked = fork.call0().and_then(|pid| pid.extract());
+        drop(placeless);
+        match forked {
+            Ok(0) => {
+                let asked = wait(py, server.become_child(next), begin);
+                // Nobody knows of a child that nobody has asked for, and nobody is to hear of its end.
+                if !matches!(asked, Ok(Some(_))) {
+                    os.call_method1("_exit", (1,))?;
+                }
+                return asked;
+            }
+            Ok(pid) => server.forked(next, pid),
             Err(error) => {
                 let errno = error.value(py).getattr("errno");
                 let errno = errno.and_then(|errno| errno.extract()).unwrap_or_default();
-                Core::refuse(
-                    request,
-                    &Error::Os {
-                        call: "fork",
-                        errno,
-                    },
-                );
+                let error = Error::Os {
+                    call: "fork",
+                    errno,
+                };
+                server.could_not(next, &error);
             }
         }
     }
     Ok(None)
 }
 
-/// Forks as Python does, with its hooks: the child takes the place that is kept for it.
-fn fork_for(fork: &Bound<'_, PyAny>, request: &Request) -> PyResult<u32> {
-    let _adoption = request.adopt(tree::arena()?).map_err(raise)?;
-    fork.call0()?.extract()
-}
-
-fn inherited(server: Core, request: Request) -> Inherited {
-    let inherited = server.become_child(request);
-    let passed = inherited.passed.into_iter().map(OwnedFd::into_raw_fd);
-    (
-        ForkServer(Closable::new(inherited.server)),
-        inherited.requester.into_raw_fd(),
-        inherited.body,
-        passed.collect(),
-    )
+/// In a child, until somebody has asked for it.
+fn wait(py: Python<'_>, waiting: Waiting, begin: &Bound<'_, PyAny>) -> PyResult<Option<Inherited>> {
+    begin.call0()?;
+    let arena = tree::arena()?;
+    let inherited = py.detach(|| waiting.request(arena)).map_err(raise)?;
+    Ok(inherited.map(|inherited| {
+        let passed = inherited.passed.into_iter().map(OwnedFd::into_raw_fd);
+        (
+            ForkServer(Closable::new(inherited.server)),
+            inherited.requester.into_raw_fd(),
+            inherited.body,
+            passed.collect(),
+        )
+    }))
 }
 
 /// Has this process killed when the process of that pidfd is gone.

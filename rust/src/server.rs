@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result, retry};
 use crate::launch::forkserver::{self, Asked};
 use crate::process::me;
 use crate::tree;
-use procession_core::process::{Interrupts, Request, Server, fork, hold_interrupts, other_threads};
+use procession_core::process::{self, Fork, Server, Waiting, other_threads};
 use procession_core::{Arena, ObjectName, Queue, Setting};
 use std::fs::OpenOptions;
 use std::os::fd::RawFd;
@@ -30,14 +30,12 @@ pub(crate) fn serve(token: &str, requests: RawFd, preload: impl FnOnce()) -> Res
     // What the preload has printed comes once.
     child::flush();
     let_go_of_streams()?;
-    let interrupts = hold_interrupts();
     let mut server = Server::new(requests).map_err(failed)?;
-    loop {
-        match retry(|| server.next_request()).map_err(failed)? {
-            Some(request) => server = answer(server, request, arena, &interrupts),
-            None => return Ok(0),
-        }
+    // What was made so far doesn't change any more, so a child may be forked ahead.
+    while let Some(fork) = retry(|| server.next_fork(arena, true)).map_err(failed)? {
+        server = make(server, fork, arena);
     }
+    Ok(0)
 }
 
 /// Nothing is read here, and whoever reads what this process could write isn't kept waiting for the end of that.
@@ -53,32 +51,27 @@ fn let_go_of_streams() -> Result<()> {
     setting.enter().map_err(failed)
 }
 
-/// Forks a child for a request, or says why there is none.
-fn answer(server: Server, request: Request, arena: &Arena, interrupts: &Interrupts) -> Server {
-    let adoption = match request.adopt(arena) {
-        Ok(adoption) => adoption,
-        Err(error) => {
-            Server::refuse(request, &error);
-            return server;
-        }
-    };
-    let mine = (server, request);
-    let setting = Setting::default();
-    let ((mut server, request), forked) = fork(child::others(), setting, mine, |mine| {
-        interrupts.meet();
-        child::go_on(|| begin(mine.0, mine.1, arena))
-    });
-    drop(adoption);
+/// Forks a child, or says why there is none.
+fn make(server: Server, fork: Fork, arena: &Arena) -> Server {
+    let placeless = arena.placeless();
+    let mine = (server, fork);
+    let ((mut server, fork), forked) =
+        process::fork(child::others(), Setting::default(), mine, |mine| {
+            child::go_on(|| begin(mine.0.become_child(mine.1), arena))
+        });
+    drop(placeless);
     match forked {
-        Ok(child) => server.started(request, child.pid()),
-        Err(error) => Server::refuse(request, &error),
+        Ok(child) => server.forked(fork, child.pid()),
+        Err(error) => server.could_not(fork, &error),
     }
     server
 }
 
 /// What a child of the server does; gives the exit code.
-fn begin(server: Server, request: Request, arena: &Arena) -> Result<i32> {
-    let inherited = server.become_child(request);
+fn begin(waiting: Waiting, arena: &Arena) -> Result<i32> {
+    let Some(inherited) = waiting.request(arena).map_err(failed)? else {
+        return Ok(0);
+    };
     forkserver::know(inherited.server);
     let asked: Asked = codec::decode_all(&inherited.body)?;
     let (setting, passed) = asked.setting(inherited.passed);

@@ -22,10 +22,8 @@ pub use fork::{Others, fork, other_threads};
 pub use forkserver::{ForkServer, Starting};
 pub use parent::Parent;
 pub use protocol::{BODY_MAX, PASSED_MAX};
-pub use server::{Inherited, Request, Server};
+pub use server::{Fork, Inherited, Server, Waiting};
 pub use setting::Setting;
 pub use spec::Spec;
 pub use status::ExitStatus;
 pub use wait::wait_for_any;
-
-pub use crate::sys::fork::{Interrupts, hold_interrupts};

@@ -1,16 +1,20 @@
-//! A fork server: a process that has everything loaded, and forks others when it is asked to.
+//! A fork server: a process that has everything loaded, and forks others ahead of the requests for them.
 //!
-//! The face pulls: [`Server::next_request`] gives the next [`Request`] and meanwhile tells those who asked before how their
-//! children ended. The face makes the fork, so that its language's own hooks run around it, and says what came of it.
-//! One thread, and nothing waits for a client: what can't be told at once isn't told.
+//! The face pulls: [`Server::next_fork`] says when it is to fork, and meanwhile gives the child that waits to the next who
+//! asks, and tells those who asked before how theirs ended. The face makes the fork, so that its language's own hooks run
+//! around it. One thread, and nothing waits for a client: what can't be told at once isn't told.
+//!
+//! A child [waits](Waiting) at a socket for its request, which the server passes on to it as it came: so neither the copy of
+//! the page tables nor the hooks are what a start waits for. `docs/processes.md` has the states, and who dies in which.
 //!
 //! Anyone of the tree may hold the way to the server. Each request is one packet that brings the socket for its own
 //! replies, so nothing interleaves, and what isn't a request with the key is dropped.
 
 use super::forkserver::ForkServer;
-use super::protocol::{self, Call, Key, OURS, REQUEST_MAX, Reply};
+use super::protocol::{self, Asked, Call, Key, OURS, REQUEST_MAX, Reply};
 use super::report;
 use crate::shm::{Adoption, Arena, Place};
+use crate::sys::fork::{Interrupts, hold_interrupts};
 use crate::sys::packet::{self, Arrived, Ready};
 use crate::sys::pidfd;
 use crate::{Deadline, Error, Result};
@@ -23,9 +27,13 @@ const REQUESTS: u64 = 0;
 /// What may be better at the next request: `EMFILE`, `ENFILE`, `ENOMEM`, `ENOBUFS`.
 const PASSING: [i32; 4] = [24, 23, 12, 105];
 
+/// `EMFILE`: the kernel drops descriptors for which there is no room.
+const NO_ROOM: i32 = 24;
+
 /// This process as a fork server.
 ///
-/// It is over when nobody is left who could ask: every child holds the way to it, so it outlives no process that may.
+/// It is over when nobody is left who could ask: every child holds the way to it, so it outlives no process that may. It holds
+/// back SIGINT, which the terminal sends to all processes of a job: it must survive what its children are to die of.
 ///
 /// # After fork
 /// Only by [`become_child`](Self::become_child): a copy that stays open keeps those who ask from noticing the server's end.
@@ -35,8 +43,12 @@ pub struct Server {
     key: Key,
     ready: Ready,
     children: HashMap<u64, Served>,
+    ahead: Option<Ahead>,
+    /// The last child that was forked ahead came to nothing: the next is forked when somebody asks for it.
+    is_wary: bool,
     /// The number of the next child.
     next: u64,
+    interrupts: Interrupts,
 }
 
 /// A child that runs.
@@ -46,15 +58,37 @@ struct Served {
     reply: OwnedFd,
 }
 
-/// What one process of the tree asks for: a child that takes the place which it keeps.
+/// The child that waits.
 #[derive(Debug)]
-pub struct Request {
-    place: Place,
-    body: Vec<u8>,
-    reply: OwnedFd,
-    way: OwnedFd,
-    requester: OwnedFd,
-    passed: Vec<OwnedFd>,
+struct Ahead {
+    number: u64,
+    pid: u32,
+    pidfd: OwnedFd,
+    /// Where it waits for its request, or for the end of the server.
+    line: OwnedFd,
+    adoption: Adoption,
+}
+
+/// A fork that the server's process is to make now.
+#[derive(Debug)]
+pub struct Fork {
+    servers: OwnedFd,
+    childs: OwnedFd,
+    adoption: Adoption,
+    /// Nobody has asked yet.
+    is_early: bool,
+}
+
+/// A child of the server that nobody has asked for yet.
+///
+/// Until it [has](Self::request) a request it has no place in the tree, if it was forked [without one](Arena::placeless), and
+/// holds nothing open that anybody waits for the end of.
+#[derive(Debug)]
+pub struct Waiting {
+    line: OwnedFd,
+    key: Key,
+    /// Until it has its place.
+    _adoption: Adoption,
 }
 
 /// What a child of the server has.
@@ -71,7 +105,8 @@ pub struct Inherited {
 }
 
 impl Server {
-    /// The server at its end of the socket that [`ForkServer::new`] made.
+    /// The server at its end of the socket that [`ForkServer::new`] made. From now on the calling thread, which is to serve, holds
+    /// back SIGINT.
     ///
     /// # Errors
     /// `Malformed` when no key comes first; `Closed` when nobody is at the other end; `Os` without descriptors.
@@ -93,72 +128,72 @@ impl Server {
             key,
             ready,
             children: HashMap::new(),
+            ahead: None,
+            is_wary: false,
             next: REQUESTS + 1,
+            interrupts: hold_interrupts(),
         })
     }
 
-    /// The next request, as soon as there is one; `None` when nobody is left who could make one.
+    /// The next fork to make, as soon as it is time for it; `None` when nobody is left who could ask for a child.
     ///
-    /// Meanwhile it collects the status of each child that has ended, and tells it to who asked for it.
+    /// `ahead`: it may be made before anybody asks. Not so in a process that another thread may change meanwhile: its child is to
+    /// be as one that is forked now.
     ///
     /// # Errors
     /// `Interrupted` when a signal handler ran: call again. `Os` when somebody has closed what is the server's.
-    pub fn next_request(&mut self) -> Result<Option<Request>> {
+    pub fn next_fork(&mut self, arena: &Arena, ahead: bool) -> Result<Option<Fork>> {
         loop {
-            let mut asked = false;
-            for number in self.ready.wait()? {
-                asked |= number == REQUESTS;
-                self.look_at(number);
-            }
-            if !asked {
-                continue;
-            }
-            match packet::receive(&self.requests, REQUEST_MAX) {
-                Ok(Arrived::End) => return Ok(None),
-                Ok(Arrived::Packet {
-                    bytes,
-                    descriptors,
-                    cut,
-                }) => {
-                    if let Some(request) = self.read(&bytes, descriptors, cut) {
-                        return Ok(Some(request));
+            let is_early = ahead && self.ahead.is_none() && !self.is_wary;
+            if !is_early {
+                self.wait_for_request()?;
+                if self.has_child() {
+                    if self.serve(arena)? {
+                        continue;
                     }
+                    self.end_ahead();
+                    return Ok(None);
                 }
-                Ok(Arrived::Nothing) => {}
-                // Who sent it sees its socket close.
-                Err(Error::Os { errno, .. }) if PASSING.contains(&errno) => {}
-                Err(error) => return Err(error),
+            }
+            match packet::pair() {
+                Ok((servers, childs)) => {
+                    return Ok(Some(Fork {
+                        servers,
+                        childs,
+                        adoption: arena.adoption(),
+                        is_early,
+                    }));
+                }
+                Err(error) => self.failed(is_early, &error),
             }
         }
     }
 
-    /// The request of a packet; anything else is dropped, with its descriptors.
-    fn read(&self, bytes: &[u8], descriptors: Vec<OwnedFd>, cut: bool) -> Option<Request> {
-        /// `EMFILE`: the kernel drops descriptors for which there is no room.
-        const NO_ROOM: i32 = 24;
-        let asked = protocol::asked(&self.key, bytes)?;
-        let wanted = OURS + asked.passed;
-        if cut && descriptors.len() < wanted {
-            let reply = descriptors.first()?;
-            tell(reply, Reply::Refused(Call::Receive, NO_ROOM));
-            return None;
+    /// Waits until somebody asks, or nobody can any more.
+    fn wait_for_request(&mut self) -> Result<()> {
+        loop {
+            let ready = self.ready.wait();
+            if ready == Err(Error::Interrupted) {
+                // The handler may have changed what a child is to find.
+                self.end_ahead();
+            }
+            let mut is_asked = false;
+            for number in ready? {
+                is_asked |= number == REQUESTS;
+                self.look_at(number);
+            }
+            if is_asked {
+                return Ok(());
+            }
         }
-        if descriptors.len() != wanted {
-            return None;
-        }
-        let mut descriptors = descriptors.into_iter();
-        Some(Request {
-            place: asked.place,
-            body: asked.body.to_vec(),
-            reply: descriptors.next()?,
-            way: descriptors.next()?,
-            requester: descriptors.next()?,
-            passed: descriptors.collect(),
-        })
     }
 
     /// Tells how a child ended, if that one has.
     fn look_at(&mut self, number: u64) {
+        if let Some(ahead) = self.ahead.take_if(|ahead| ahead.number == number) {
+            self.end(&ahead);
+            self.is_wary = true;
+        }
         let Some(child) = self.children.get(&number) else {
             return;
         };
@@ -173,77 +208,212 @@ impl Server {
         self.children.remove(&number);
     }
 
-    /// Says that the request's child runs: it is this process' child, and nobody has waited for it.
-    ///
-    /// If it can't be watched, or told of, it is killed, and the request refused.
-    pub fn started(&mut self, request: Request, pid: u32) {
-        match self.watch(pid, &request.reply) {
-            Ok((number, pidfd)) => {
-                let reply = request.reply;
-                self.children.insert(number, Served { pidfd, reply });
+    /// Whether there is a child that waits. One that was stopped or killed is none.
+    fn has_child(&mut self) -> bool {
+        let runs = |ahead: &Ahead| pidfd::runs(ahead.pidfd.as_fd());
+        if !self.ahead.as_ref().is_some_and(runs) {
+            self.end_ahead();
+        }
+        self.ahead.is_some()
+    }
+
+    fn end_ahead(&mut self) {
+        if let Some(ahead) = self.ahead.take() {
+            self.end(&ahead);
+        }
+    }
+
+    fn end(&self, ahead: &Ahead) {
+        self.ready.remove(&ahead.pidfd);
+        pidfd::end(ahead.pid);
+    }
+
+    /// Passes the next request on to the child that waits; false when there will be none any more.
+    fn serve(&mut self, arena: &Arena) -> Result<bool> {
+        match packet::receive(&self.requests, REQUEST_MAX) {
+            Ok(Arrived::End) => return Ok(false),
+            Ok(Arrived::Packet {
+                bytes,
+                descriptors,
+                cut,
+            }) => {
+                // Anything else is dropped, with its descriptors.
+                if let Some(asked) = self.asked(&bytes, &descriptors, cut) {
+                    self.pass_on(arena, asked.place, &bytes, descriptors);
+                }
             }
-            Err(error) => {
-                pidfd::end(pid);
-                Self::refuse(request, &error);
+            Ok(Arrived::Nothing) => {}
+            // Who sent it sees its socket close.
+            Err(Error::Os { errno, .. }) if PASSING.contains(&errno) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(true)
+    }
+
+    /// The request of a packet, if it is one, and whole. Who made one that isn't for want of room is told.
+    fn asked<'a>(&self, bytes: &'a [u8], descriptors: &[OwnedFd], cut: bool) -> Option<Asked<'a>> {
+        let asked = protocol::asked(&self.key, bytes)?;
+        let wanted = OURS + asked.passed;
+        if cut && descriptors.len() < wanted {
+            tell(descriptors.first()?, Reply::Refused(Call::Receive, NO_ROOM));
+            return None;
+        }
+        (descriptors.len() == wanted).then_some(asked)
+    }
+
+    /// Gives the child that waits the place that is kept for it, and the request; and tells who asked.
+    fn pass_on(&mut self, arena: &Arena, place: Place, request: &[u8], descriptors: Vec<OwnedFd>) {
+        let Some(ahead) = self.ahead.take() else {
+            return;
+        };
+        // If who kept it is gone, the child gets another one.
+        let _ = arena.adopt(place, &ahead.adoption);
+        let passed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let sent = packet::send(&ahead.line, request, &passed);
+        let Some(reply) = descriptors.into_iter().next() else {
+            return;
+        };
+        let told = match sent {
+            Ok(true) => {
+                let started = Reply::Started(ahead.pid).bytes();
+                packet::send(&reply, &started, &[ahead.pidfd.as_fd()])
+            }
+            // It has ended a moment ago. Who asked sees its socket close, and asks again.
+            Err(error) if packet::is_closed(&error) => return self.end(&ahead),
+            unsent => unsent,
+        };
+        match told {
+            Err(error) if !packet::is_closed(&error) => {
+                self.end(&ahead);
+                refuse(&reply, &error);
+            }
+            // Nobody hears it when who asked is gone: the child will find that out.
+            _ => {
+                let Ahead { number, pidfd, .. } = ahead;
+                self.children.insert(number, Served { pidfd, reply });
+                self.is_wary = false;
             }
         }
     }
 
-    fn watch(&mut self, pid: u32, reply: &OwnedFd) -> Result<(u64, OwnedFd)> {
+    /// Says that the fork was made: the child is this process', and nobody has waited for it.
+    pub fn forked(&mut self, fork: Fork, pid: u32) {
+        match self.watch(pid) {
+            Ok((number, pidfd)) => {
+                self.ahead = Some(Ahead {
+                    number,
+                    pid,
+                    pidfd,
+                    line: fork.servers,
+                    adoption: fork.adoption,
+                });
+            }
+            Err(error) => {
+                pidfd::end(pid);
+                self.failed(fork.is_early, &error);
+            }
+        }
+    }
+
+    fn watch(&mut self, pid: u32) -> Result<(u64, OwnedFd)> {
         let pidfd = pidfd::open(pid)?;
         let number = self.next;
         self.ready.add(&pidfd, number)?;
         self.next += 1;
-        let started = Reply::Started(pid).bytes();
-        match packet::send(reply, &started, &[pidfd.as_fd()]) {
-            // Nobody hears it when who asked is gone: the child will find that out.
-            Ok(_) => Ok((number, pidfd)),
-            Err(error) if packet::is_closed(&error) => Ok((number, pidfd)),
-            Err(error) => {
-                self.ready.remove(&pidfd);
-                Err(error)
-            }
+        Ok((number, pidfd))
+    }
+
+    /// Says that the fork couldn't be made, and why.
+    #[expect(clippy::needless_pass_by_value, reason = "a fork is made once")]
+    pub fn could_not(&mut self, fork: Fork, error: &Error) {
+        self.failed(fork.is_early, error);
+    }
+
+    /// A fork that nobody has asked for is nobody's error when it fails; else the next who asks is told.
+    fn failed(&mut self, is_early: bool, error: &Error) {
+        self.is_wary = true;
+        if is_early {
+            return;
+        }
+        if let Ok(Arrived::Packet {
+            bytes,
+            descriptors,
+            cut,
+        }) = packet::receive(&self.requests, REQUEST_MAX)
+            && self.asked(&bytes, &descriptors, cut).is_some()
+            && let Some(reply) = descriptors.first()
+        {
+            refuse(reply, error);
         }
     }
 
-    /// Says that there will be no child, and why: the error of the call that failed.
-    #[expect(clippy::needless_pass_by_value, reason = "a request is answered once")]
-    pub fn refuse(request: Request, error: &Error) {
-        /// `EPERM`: what has no number of its own is forbidden.
-        const FORBIDDEN: i32 = 1;
-        let refused = match error {
-            Error::Os { call, errno } => Reply::Refused(Call::named(call), *errno),
-            _ => Reply::Refused(Call::Other, FORBIDDEN),
-        };
-        tell(&request.reply, refused);
-    }
-
-    /// In the forked child: closes all that is the server's.
+    /// In the forked child: closes all that is the server's. The thread gets SIGINT again as it did before the server held that
+    /// back.
     #[must_use]
-    pub fn become_child(self, request: Request) -> Inherited {
-        Inherited {
-            server: ForkServer::at(request.way, self.key),
-            requester: request.requester,
-            body: request.body,
-            passed: request.passed,
+    pub fn become_child(self, fork: Fork) -> Waiting {
+        self.interrupts.meet();
+        Waiting {
+            line: fork.childs,
+            key: self.key,
+            _adoption: fork.adoption,
         }
     }
 }
 
-impl Request {
-    /// Has this thread's next fork give its child the place that was kept for it: see [`Arena::adopt`].
+impl Waiting {
+    /// Waits for the request that this child is for, and takes the place that was kept for it. `None`: there will be none, or
+    /// not all of it came, and this process is to end at once.
     ///
     /// # Errors
-    /// `Misuse` when who asks is of another tree.
-    pub fn adopt(&self, arena: &Arena) -> Result<Adoption> {
-        arena.adopt(self.place)
+    /// `Os` when the system refuses to receive; and as [`Arena::take_place`] has it.
+    pub fn request(self, arena: &Arena) -> Result<Option<Inherited>> {
+        let arrived = match packet::receive_next(&self.line, REQUEST_MAX) {
+            Err(Error::Interrupted) => {
+                // The handler may have changed what a child is to find: another one will be forked, unless this one was given
+                // a request by now.
+                packet::end_receiving(&self.line)?;
+                packet::receive(&self.line, REQUEST_MAX)?
+            }
+            arrived => arrived?,
+        };
+        let Arrived::Packet {
+            bytes, descriptors, ..
+        } = arrived
+        else {
+            return Ok(None);
+        };
+        let mut descriptors = descriptors.into_iter();
+        // The reply's socket is the server's affair.
+        drop(descriptors.next());
+        let (Some(asked), Some(way), Some(requester)) = (
+            protocol::asked(&self.key, &bytes),
+            descriptors.next(),
+            descriptors.next(),
+        ) else {
+            return Ok(None);
+        };
+        if descriptors.len() < asked.passed {
+            return Ok(None);
+        }
+        arena.take_place(asked.place)?;
+        Ok(Some(Inherited {
+            server: ForkServer::at(way, self.key),
+            requester,
+            body: asked.body.to_vec(),
+            passed: descriptors.collect(),
+        }))
     }
+}
 
-    /// What the request says: the face's affair.
-    #[must_use]
-    pub fn body(&self) -> &[u8] {
-        &self.body
-    }
+/// Says that there will be no child, and why: the error of the call that failed.
+fn refuse(reply: &OwnedFd, error: &Error) {
+    /// `EPERM`: what has no number of its own is forbidden.
+    const FORBIDDEN: i32 = 1;
+    let refused = match error {
+        Error::Os { call, errno } => Reply::Refused(Call::named(call), *errno),
+        _ => Reply::Refused(Call::Other, FORBIDDEN),
+    };
+    tell(reply, refused);
 }
 
 /// Tells somebody who may not be there any more, or not listen.

@@ -1,7 +1,7 @@
 //! This process' membership in the arena of its tree.
 
 use super::bell::Bell;
-use super::family::{self, Adoption};
+use super::family::{self, Adoption, Placeless};
 use super::lamps::Lamps;
 use super::layout::{
     FIRST_ALLOCATED, FIRST_RESERVED, Header, LAYOUT, MAGIC, PAGE, SLOTS, Slot, WINDOWS, build,
@@ -149,22 +149,40 @@ impl Arena {
         Ok(arena)
     }
 
-    /// Has the next fork(2) of this thread, through the C library, give its child a place that another process of the
-    /// tree [keeps](super::ChildSlot::place) for it, with all that is held for it there; it also inherits what this
-    /// process holds. Until the fork, or until what this returns is dropped.
-    ///
-    /// If the place is gone by then, the child gets one of its own, as after any fork. A fork that fails leaves the place to
-    /// who keeps it.
+    /// Has the calling thread fork children that have no place in the tree, as long as what this returns lives: they can use
+    /// nothing of the tree's memory before they [take](Self::take_place) a place that somebody keeps for them.
+    #[must_use]
+    pub fn placeless(&self) -> Placeless {
+        family::placeless(&self.inner)
+    }
+
+    /// What will tie a place to the next child that this process forks, which gets a copy.
+    #[must_use]
+    pub fn adoption(&self) -> Adoption {
+        family::adoption(&self.inner)
+    }
+
+    /// Gives a place that another process of the tree [keeps](super::ChildSlot::place) to a child of this one, with all that is
+    /// held for it there, and with what this process holds now. From now on the place is the child's as long as that lives, whatever
+    /// becomes of its keeper.
     ///
     /// # Errors
-    /// `Misuse` for a place in another arena.
-    pub fn adopt(&self, place: Place) -> Result<Adoption> {
-        if self.inner.id()? != place.id {
-            return Err(Error::Misuse {
-                what: "the place that a child is to take lies in another tree",
-            });
-        }
-        Ok(family::adopt(&self.inner, (place.slot, place.generation)))
+    /// `Misuse` for a place in another arena, or one that isn't kept any more.
+    pub fn adopt(&self, place: Place, adoption: &Adoption) -> Result<()> {
+        self.inner.is_here(place)?;
+        family::adopt(&self.inner, place, adoption)
+    }
+
+    /// In a child that was forked [without a place](Self::placeless): takes the one that was [adopted](Self::adopt) for it.
+    ///
+    /// If that is gone, since who kept it was gone first, this process gets one of its own, and holds what its parent holds.
+    ///
+    /// # Errors
+    /// `Misuse` for a place in another arena, or one that somebody else has taken; `Closed` when its parent has let go of
+    /// something since; `Exhausted` when there is no place; `Interrupted` when the tree's memory can't be had for a second.
+    pub fn take_place(&self, place: Place) -> Result<()> {
+        self.inner.is_here(place)?;
+        family::take_place(&self.inner, place)
     }
 
     /// The memfd, for a child that is to inherit it. Closed on exec.
@@ -348,9 +366,19 @@ impl Member {
             })
     }
 
+    /// Whether a place is one of this arena's.
+    fn is_here(&self, place: Place) -> Result<()> {
+        if self.id()? == place.id {
+            return Ok(());
+        }
+        Err(Error::Misuse {
+            what: "the place that a child is to take lies in another tree",
+        })
+    }
+
     /// Takes over the place that was kept for this process. If that is gone, since who kept it is, this process gets one of
     /// its own, and what was held for it there may be gone.
-    fn settle_at(&self, place: Place, deadline: Deadline) -> Result<()> {
+    pub(super) fn settle_at(&self, place: Place, deadline: Deadline) -> Result<()> {
         match self.settle_in(place.slot, place.generation, deadline) {
             Err(GONE) if !self.was_taken(place)? => {}
             settled => return settled,
@@ -396,12 +424,12 @@ impl Member {
             thread.unlink(&slot.life);
             return Err(GONE);
         }
-        self.take_place(number, generation);
+        self.have_place(number, generation);
         Ok(())
     }
 
     /// Says that the slot is this process'.
-    pub(super) fn take_place(&self, number: u32, generation: u32) {
+    pub(super) fn have_place(&self, number: u32, generation: u32) {
         self.slot.store(number, Relaxed);
         self.generation.store(generation, Relaxed);
     }

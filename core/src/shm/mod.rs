@@ -41,7 +41,7 @@ pub use bytes::Bytes;
 pub use carried::Carried;
 pub use check::Census;
 pub use extent::Extent;
-pub use family::Adoption;
+pub use family::{Adoption, Placeless};
 pub use memory::Memory;
 pub use named::NamedMemory;
 pub use naming::Naming;

@@ -95,7 +95,7 @@ impl ChildSlot {
         format!("{descriptor}:{}", self.place())
     }
 
-    /// The place, for another process of the tree that is to fork the child: see [`Arena::adopt`].
+    /// The place, for another process of the tree that forks the child: see [`Arena::adopt`].
     #[must_use]
     pub fn place(&self) -> Place {
         Place {
@@ -211,10 +211,10 @@ fn claim_free(
     Ok(None)
 }
 
-/// Has the child that this process is about to fork take a slot that another one keeps for it.
+/// Has a child that this process has forked take a slot that another one keeps for it.
 ///
-/// From now on the child's sign counts, as long as somebody has it; without it the slot is the keeper's as before. So a
-/// fork that fails leaves it as it was, and a keeper that dies takes nothing from a child that is there.
+/// From now on the sign counts, as long as somebody has it; without it the slot is the keeper's as before. So a child that
+/// is gone leaves it as it was, and a keeper that dies takes nothing from a child that is there.
 ///
 /// # Errors
 /// `Misuse` when the slot isn't kept any more; `Interrupted` when the deadline has passed, or a signal handler ran.
@@ -223,7 +223,7 @@ pub(super) fn adopt(
     (number, generation): (u32, u32),
     sign: Option<&Sign>,
     deadline: Deadline,
-) -> Result<(u32, u32)> {
+) -> Result<()> {
     let slot = member.slot_at(number)?;
     // Under the lock, so that its keeper isn't recovered meanwhile, and the slot with it.
     let _held = member.registry(deadline)?.ok_or(Error::Interrupted)?;
@@ -236,7 +236,7 @@ pub(super) fn adopt(
     if sign.is_some_and(|sign| sign.set(place(number))) {
         slot.signed.store(signed::ADOPTED, Relaxed);
     }
-    Ok((number, generation))
+    Ok(())
 }
 
 /// The byte of the arena's file at which a slot's child sets its sign.

@@ -59,7 +59,7 @@ impl Arena {
         let (number, generation) = (self.inner.slot(), self.inner.generation());
         if number != 0 {
             twin.slot_at(number)?.live_by(robust::this_thread());
-            twin.take_place(number, generation);
+            twin.have_place(number, generation);
         }
         let inner = Arc::new(twin);
         family::enter(&inner);

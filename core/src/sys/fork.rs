@@ -57,12 +57,11 @@ pub(crate) fn set_variable(name: &OsStr, value: Option<&OsString>) {
 
 /// The signals that the calling thread blocked before it held back more: [one](hold_interrupts), or all.
 #[derive(Debug)]
-pub struct Interrupts(libc::sigset_t);
+pub(crate) struct Interrupts(libc::sigset_t);
 
 /// Has the calling thread, the only one, hold back SIGINT, which the terminal sends to all processes of a job: a fork server
 /// must survive what its children are to die of. A forked child holds back its own, until it [meets](Interrupts::meet) them.
-#[must_use]
-pub fn hold_interrupts() -> Interrupts {
+pub(crate) fn hold_interrupts() -> Interrupts {
     let mut before = MaybeUninit::uninit();
     let held = launch::signals(&[libc::SIGINT]);
     // SAFETY: changes the thread's mask, and writes the one that it had, which can't fail for these arguments.
@@ -84,7 +83,7 @@ pub(crate) fn hold_signals() -> Interrupts {
 
 impl Interrupts {
     /// Meets what came meanwhile, and what is to come, as before.
-    pub fn meet(&self) {
+    pub(crate) fn meet(&self) {
         // SAFETY: sets the thread's mask, to one that it had.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, ptr::null_mut()) };
     }

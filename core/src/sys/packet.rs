@@ -9,7 +9,8 @@ use rustix::event::{PollFd, PollFlags, epoll};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketType, recv, recvmsg, sendmsg, sockopt::socket_type,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketType, recv, recvmsg, sendmsg, shutdown,
+    sockopt::socket_type,
 };
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -138,14 +139,34 @@ pub(crate) fn is_closed(error: &Error) -> bool {
 
 /// Takes the next packet, at most `length` bytes of it, without waiting. Its descriptors are closed on exec.
 pub(crate) fn receive(socket: impl AsFd, length: usize) -> Result<Arrived> {
+    /// Not worth a system call to know how much of it is needed.
+    const SHORT: usize = 256;
     // Packets are short: room for the longest would be pages that whoever forks has to copy afterwards, each time.
-    let mut bytes = vec![0; next_length(&socket).map_or(length, |next| next.clamp(1, length))];
+    let next = (length > SHORT).then(|| next_length(&socket)).flatten();
+    let room = next.map_or(length, |next| next.clamp(1, length));
+    take_up(socket, room, RecvFlags::DONTWAIT)
+}
+
+/// As [`receive`], but waits, without end, until there is one, or none any more.
+///
+/// # Errors
+/// `Interrupted` when a signal handler ran.
+pub(crate) fn receive_next(socket: impl AsFd, length: usize) -> Result<Arrived> {
+    take_up(socket, length, RecvFlags::empty())
+}
+
+/// Has nothing more come: what did can still be received, and who sends sees this end closed.
+pub(crate) fn end_receiving(socket: impl AsFd) -> Result<()> {
+    demand("shutdown", || shutdown(&socket, Shutdown::Read))
+}
+
+fn take_up(socket: impl AsFd, room: usize, flags: RecvFlags) -> Result<Arrived> {
+    let mut bytes = vec![0; room];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let received = ask("recvmsg", || {
         let into = &mut [IoSliceMut::new(&mut bytes)];
-        recvmsg(&socket, into, &mut control, flags)
+        recvmsg(&socket, into, &mut control, flags | RecvFlags::CMSG_CLOEXEC)
     });
     let message = match received {
         Ok(message) => message,

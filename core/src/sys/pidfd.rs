@@ -99,6 +99,16 @@ pub(crate) fn collect(pidfd: BorrowedFd<'_>) -> Result<Option<(bool, i32)>> {
     }))
 }
 
+/// Whether a child runs: it has neither ended nor been stopped. What there is to collect stays.
+pub(crate) fn runs(pidfd: BorrowedFd<'_>) -> bool {
+    let ended_or_stopped = WaitIdOptions::EXITED | WaitIdOptions::STOPPED;
+    let options = ended_or_stopped | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let status = ask("waitid", || {
+        rustix::process::waitid(WaitId::PidFd(pidfd), options)
+    });
+    matches!(status, Ok(None))
+}
+
 /// What `PIDFD_GET_INFO` tells: `struct pidfd_info` as of Linux 6.15, its first version with an exit status.
 #[repr(C)]
 #[derive(Default)]

@@ -1,7 +1,7 @@
 //! Fork servers: both ends, what dies when, and hostile bytes.
 
 use crate::child::{self, Random, alone, fork, until, until_empty};
-use procession_core::process::{Inherited, PASSED_MAX, Request, Server};
+use procession_core::process::{Inherited, PASSED_MAX, Server};
 use procession_core::{
     Acquired, Arena, Child, ChildSlot, Deadline, Error, ExitStatus, ForkServer, Lock, ObjectName,
     Put, Queue, die_with,
@@ -32,11 +32,11 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        Self::with(|request| request)
+        Self::with(|_| {})
     }
 
-    /// With something that the server does before each fork.
-    fn with(before: fn(Request) -> Request) -> Self {
+    /// With something that the server does before each of its turns.
+    fn with(before: fn(u64)) -> Self {
         let arena = Arena::create().unwrap();
         let (server, end) = ForkServer::new().unwrap();
         let way = server.as_fd().as_raw_fd();
@@ -80,31 +80,43 @@ fn close(descriptor: RawFd) {
 }
 
 /// The server's whole life.
-fn serve(arena: &Arena, end: OwnedFd, before: fn(Request) -> Request) {
+fn serve(arena: &Arena, end: OwnedFd, before: fn(u64)) {
     let mut server = Server::new(end).unwrap();
-    loop {
-        let request = match server.next_request() {
-            Ok(Some(request)) => before(request),
+    for turn in 0.. {
+        before(turn);
+        let next = match server.next_fork(arena, true) {
+            Ok(Some(next)) => next,
             Ok(None) => return,
             Err(Error::Interrupted) => continue,
             Err(error) => panic!("{error}"),
         };
-        let adoption = request.adopt(arena).unwrap();
+        let placeless = arena.placeless();
         // SAFETY: this process has one thread.
-        match unsafe { libc::fork() } {
+        let pid = unsafe { libc::fork() };
+        drop(placeless);
+        match pid {
             0 => {
-                drop(adoption);
-                let inherited = server.become_child(request);
-                let work = std::panic::AssertUnwindSafe(|| obey(arena, inherited));
+                #[cfg(crash_points)]
+                procession_core::sys::refuse::disarm();
+                let waiting = server.become_child(next);
+                let work = std::panic::AssertUnwindSafe(|| {
+                    let inherited = waiting.request(arena).unwrap();
+                    inherited.map_or(0, |inherited| obey(arena, inherited))
+                });
                 let code = std::panic::catch_unwind(work).unwrap_or(101);
                 // SAFETY: ends the process.
                 unsafe { libc::_exit(code) }
             }
-            pid => {
-                drop(adoption);
-                server.started(request, pid.cast_unsigned());
-            }
+            -1 => server.could_not(next, &no_processes()),
+            pid => server.forked(next, pid.cast_unsigned()),
         }
+    }
+}
+
+fn no_processes() -> Error {
+    Error::Os {
+        call: "fork",
+        errno: libc::EAGAIN,
     }
 }
 
@@ -256,7 +268,7 @@ fn a_child_inherits_what_the_server_holds() {
         let lock = Lock::new(&arena).unwrap();
         let bytes = names(&lock, &queue);
         queue.put(0, &[&bytes], Deadline::NEVER).unwrap();
-        serve(&arena, way, |request| request);
+        serve(&arena, way, |_| {});
         drop(lock);
     });
     let body = queue.get(Deadline::NEVER).unwrap().unwrap().bytes;
@@ -307,6 +319,111 @@ fn children_outlive_their_server() {
     let arena = scene.arena.clone();
     assert_eq!(scene.process.wait(), -libc::SIGKILL);
     until_empty(&arena);
+}
+
+/// The child that a server has forked ahead.
+fn waiting_child(scene: &Scene) -> u32 {
+    let server = scene.process.pid();
+    until("a child to be forked ahead", || {
+        let children = children(server);
+        children.len() == 1 && state(children[0]) == Some('S')
+    });
+    children(server)[0]
+}
+
+fn signal(pid: u32, signal: i32) {
+    // SAFETY: to a process of which the caller knows that nobody has waited for it.
+    assert_eq!(unsafe { libc::kill(pid.cast_signed(), signal) }, 0);
+}
+
+/// It has no place in the tree, is what the next start gets, and there is never more than one.
+#[test]
+fn a_child_waits_to_be_asked_for() {
+    let _alone = alone();
+    let scene = Scene::new();
+    for code in 1..5 {
+        let ahead = waiting_child(&scene);
+        // This one and the server.
+        scene.arena.reap().unwrap();
+        assert_eq!(scene.arena.census().unwrap().processes, 2);
+        let slot = scene.arena.reserve().unwrap();
+        let child = scene.ask(&slot, &[command::EXIT, code], &[]);
+        assert_eq!(child.pid(), ahead);
+        assert_eq!(end(&child), ExitStatus::Code(code.into()));
+    }
+    let ahead = waiting_child(&scene);
+    scene.close();
+    until("the child to go with its server", || !is_there(ahead));
+}
+
+/// Whatever becomes of the child that waits, nobody who asks later hears of it.
+#[test]
+fn a_child_that_waits_may_be_killed_stopped_or_interrupted() {
+    let _alone = alone();
+    let scene = Scene::new();
+    for (number, code) in [
+        (libc::SIGKILL, 1),
+        (libc::SIGSTOP, 2),
+        (libc::SIGINT, 3),
+        (libc::SIGTERM, 4),
+    ] {
+        let slot = scene.arena.reserve().unwrap();
+        let child = scene.ask(&slot, &[command::EXIT, 0], &[]);
+        assert_eq!(end(&child), ExitStatus::Code(0));
+        drop(slot);
+        let ahead = waiting_child(&scene);
+        signal(ahead, number);
+        until("the signal to have done its work", || {
+            matches!(state(ahead), Some('T' | 'Z') | None)
+        });
+        let slot = scene.arena.reserve().unwrap();
+        let child = scene.ask(&slot, &[command::EXIT, code], &[]);
+        assert_ne!(child.pid(), ahead);
+        assert_eq!(end(&child), ExitStatus::Code(code.into()), "{number}");
+        until("nothing to be left of it", || !is_there(ahead));
+    }
+    scene.close();
+}
+
+/// The child that waits ends with its server, however that ends, and nothing of it is left.
+#[test]
+fn a_child_that_waits_ends_with_its_server() {
+    let _alone = alone();
+    let scene = Scene::new();
+    let ahead = waiting_child(&scene);
+    scene.process.signal(libc::SIGKILL);
+    let Scene {
+        arena,
+        server,
+        process,
+    } = scene;
+    assert_eq!(process.wait(), -libc::SIGKILL);
+    until("the child to go", || !is_there(ahead));
+    assert!(!server.is_alive());
+    until_empty(&arena);
+}
+
+/// A fork that nobody has asked for is nobody's error; one that somebody waits for is theirs.
+#[test]
+fn a_fork_that_fails_is_told_to_who_asks() {
+    let _alone = alone();
+    let arena = Arena::create().unwrap();
+    let (way, end_of_server) = ForkServer::new().unwrap();
+    let mut server = Server::new(end_of_server).unwrap();
+    let slot = arena.reserve().unwrap();
+    let mut starting = way.start(&slot, &[], &[], Deadline::NEVER).unwrap();
+    let starting = starting.as_mut().unwrap();
+    let early = server.next_fork(&arena, true).unwrap().unwrap();
+    server.could_not(early, &no_processes());
+    assert_eq!(
+        starting.wait(Deadline::now()).map(|it| it.is_none()),
+        Ok(true)
+    );
+    // Asked for by now, and not before.
+    let asked = server.next_fork(&arena, true).unwrap().unwrap();
+    server.could_not(asked, &no_processes());
+    let refused = starting.wait(Deadline::NEVER).unwrap_err();
+    assert_eq!(refused, no_processes());
 }
 
 #[test]
@@ -407,6 +524,27 @@ fn a_server_and_daemons_end_with_the_tree() {
     until_empty(&arena);
 }
 
+/// The state of a process, as /proc has it.
+fn state(pid: u32) -> Option<char> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(") ")?.1.chars().next()
+}
+
+/// The children of a process that nobody has waited for.
+fn children(parent: u32) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").unwrap();
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_child = |pid: &u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let rest = text.rsplit_once(") ").map(|(_, rest)| rest.to_owned());
+        rest.is_some_and(|rest| rest[2..].starts_with(&format!("{parent} ")))
+    };
+    names
+        .filter_map(|name| name.parse().ok())
+        .filter(is_child)
+        .collect()
+}
+
 /// Whether a process is there that nobody has waited for yet.
 fn is_there(pid: u32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
@@ -487,6 +625,12 @@ fn a_child_loses_nothing_when_who_asked_dies_before_it_settles() {
         let arena = Arena::create().unwrap();
         let answers = Queue::new(&arena, None).unwrap();
         let (way, end) = ForkServer::new().unwrap();
+        let own = way.as_fd().as_raw_fd();
+        let process = fork(|| {
+            close(own);
+            crash::arm_at(Trigger::Nth(1), Action::Stop, Whose::Child);
+            serve(&arena, end, |_| {});
+        });
         let asker = fork(|| {
             let slot = arena.reserve().unwrap();
             let lock = Lock::new(&arena).unwrap();
@@ -494,22 +638,16 @@ fn a_child_loses_nothing_when_who_asked_dies_before_it_settles() {
             slot.give(answers.name()).unwrap();
             let body = names(&lock, &answers);
             drop(lock);
-            let _starting = way.start(&slot, &body, &[], Deadline::NEVER).unwrap();
+            let child = ask(&way, &slot, &body, &[]).unwrap();
+            let pid = child.pid().to_le_bytes();
+            answers.put(0, &[&pid], Deadline::NEVER).unwrap();
             loop {
                 std::thread::park();
             }
         });
-        let mut server = Server::new(end).unwrap();
-        let request = server.next_request().unwrap().unwrap();
-        let adoption = request.adopt(&arena).unwrap();
-        crash::arm_at(Trigger::Nth(1), Action::Stop, Whose::Child);
-        let child = fork(|| {
-            crash::disarm();
-            assert_eq!(obey(&arena, server.become_child(request)), 0);
-        });
-        crash::disarm();
-        drop(adoption);
-        assert!(child.wait_stopped());
+        let pid = answers.get(Deadline::NEVER).unwrap().unwrap().bytes;
+        let child = u32::from_le_bytes(pid.try_into().unwrap());
+        until("the child to stop", || state(child) == Some('T'));
         asker.signal(libc::SIGKILL);
         assert_eq!(asker.wait(), -libc::SIGKILL);
         for _ in 0..2 {
@@ -517,15 +655,14 @@ fn a_child_loses_nothing_when_who_asked_dies_before_it_settles() {
             // The queue, and the lock that the child's place holds.
             assert_eq!(arena.census().unwrap().objects, 2);
         }
-        if dies {
-            child.signal(libc::SIGKILL);
-            assert_eq!(child.wait(), -libc::SIGKILL);
-        } else {
-            child.signal(libc::SIGCONT);
-            child.join();
-            assert!(answers.get(Deadline::now()).unwrap().is_some());
-        }
-        drop((way, answers));
+        let signal = if dies { libc::SIGKILL } else { libc::SIGCONT };
+        // SAFETY: to a child of the server that runs still, which has not been waited for.
+        unsafe { libc::kill(child.cast_signed(), signal) };
+        until("the child to end", || !is_there(child));
+        assert_eq!(answers.get(Deadline::now()).unwrap().is_some(), !dies);
+        drop(way);
+        process.join();
+        drop(answers);
         until_empty(&arena);
     }
 }
@@ -537,27 +674,28 @@ fn a_child_loses_nothing_when_who_asked_dies_before_it_settles() {
 fn any_call_of_a_start_may_be_refused() {
     use procession_core::sys::refuse;
     const REFUSED: i32 = libc::EMFILE;
-    fn refuse_as_asked(request: Request) -> Request {
-        match request.body()[2] {
-            0 => drop(refuse::disarm()),
-            n => refuse::arm(n.into(), REFUSED),
+    /// Of the server's calls in one turn; every other turn nothing is refused.
+    const TURNS: u64 = 40;
+    fn refuse_in_turn(turn: u64) {
+        refuse::disarm();
+        if turn > 2 && turn < 2 * TURNS && turn % 2 == 1 {
+            refuse::arm(turn / 2, REFUSED);
         }
-        request
     }
     let _alone = alone();
-    let scene = Scene::with(refuse_as_asked);
+    let scene = Scene::with(refuse_in_turn);
     let count = || {
         (
             descriptors(std::process::id()),
             descriptors(scene.process.pid()),
         )
     };
-    let start = |theirs: u8| -> procession_core::Result<ExitStatus> {
+    let start = || -> procession_core::Result<ExitStatus> {
         let slot = scene.arena.reserve().unwrap();
-        let child = ask(&scene.server, &slot, &[command::EXIT, 6, theirs], &[])?;
+        let child = ask(&scene.server, &slot, &[command::EXIT, 6], &[])?;
         Ok(end(&child))
     };
-    assert_eq!(start(0), Ok(ExitStatus::Code(6)));
+    assert_eq!(start(), Ok(ExitStatus::Code(6)));
     let before = count();
     let mut errors = std::collections::BTreeSet::new();
     let mut check = |result: procession_core::Result<ExitStatus>, known: &[&str]| match result {
@@ -569,34 +707,27 @@ fn any_call_of_a_start_may_be_refused() {
         }
         Err(error) => panic!("{error}"),
     };
+    // The server's own, before and after it has forked.
+    for _ in 0..2 * TURNS {
+        check(start(), &["sendmsg"]);
+    }
+    assert_eq!(start(), Ok(ExitStatus::Code(6)));
     for n in 1.. {
         let slot = scene.arena.reserve().unwrap();
         refuse::arm(n, REFUSED);
-        let started = ask(&scene.server, &slot, &[command::EXIT, 6, 0], &[]);
+        let started = ask(&scene.server, &slot, &[command::EXIT, 6], &[]);
         let passed = refuse::disarm();
         let is_over = passed.len() < usize::try_from(n).unwrap();
         check(
             started.map(|child| end(&child)),
             &passed[passed.len() - 1..],
         );
-        assert_eq!(start(0), Ok(ExitStatus::Code(6)), "after {passed:?}");
+        assert_eq!(start(), Ok(ExitStatus::Code(6)), "after {passed:?}");
         if is_over {
             break;
         }
     }
-    // Those of the fork's handlers, of the child, and of the server once it has forked.
-    for n in 1..30 {
-        check(start(n), &["pidfd_open", "epoll_ctl", "sendmsg"]);
-        assert_eq!(start(0), Ok(ExitStatus::Code(6)), "after {n}");
-    }
-    for call in [
-        "pidfd_open",
-        "epoll_ctl",
-        "socketpair",
-        "sendmsg",
-        "recvmsg",
-        "poll",
-    ] {
+    for call in ["pidfd_open", "socketpair", "sendmsg", "recvmsg", "poll"] {
         assert!(errors.contains(call), "{call} was not refused: {errors:?}");
     }
     until("nothing to be left", || {
@@ -622,7 +753,7 @@ fn any_bytes_leave_a_server_as_it_was() {
     send(way.as_fd(), &key, &[]);
     let process = fork(|| {
         close(way.as_raw_fd());
-        serve(&arena, end, |request| request);
+        serve(&arena, end, |_| {});
     });
     let mut random = Random::seeded(1);
     let mut before = None;

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Servers that may die, one after the other, in one start of a process.
+/// Servers, or children that wait there, that may die, one after the other, in one start of a process.
 const ATTEMPTS: usize = 3;
 /// How long a server that closed its socket may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,7 +70,7 @@ pub(super) fn start(plan: &mut Plan, mailbox: &mut Queue) -> Result<(Child, Chil
             Err(Core::Closed { .. }) => {}
             Err(error) => return Err(failed(error)),
         }
-        if !known.works.load(Relaxed) {
+        if !known.works.load(Relaxed) && !known.way.is_alive() {
             return Err(known.unable());
         }
         *mailbox = take_back(mailbox)?;

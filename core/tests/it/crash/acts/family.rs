@@ -3,9 +3,11 @@
 use super::super::ledger::On;
 use super::super::stage::{SMALL, Stage, again};
 use super::{Act, C, Companion, NEVER, Role, V, act, fill, make_and_drop, nothing};
-use crate::child::fork;
+use crate::child::{Child, fork};
 use procession_core::sys::crash::{self, Action, Trigger, Whose};
-use procession_core::{Acquired, Adoption, Arena, Lock};
+use procession_core::{Acquired, Arena, Lock, Place};
+use std::io::{PipeWriter, Read};
+use std::os::fd::AsRawFd;
 
 /// All of them.
 pub(super) fn acts() -> Vec<Act> {
@@ -18,15 +20,16 @@ pub(super) fn acts() -> Vec<Act> {
         family(Role::Child, "be forked", nothing, enters),
         family(
             Role::Parent,
-            "fork into a kept place",
+            "give a child a kept place",
             Stage::keep_place,
             |s| {
-                let adoption = adopt(s);
-                let child = fork(|| {
+                let (kept, _) = s.place.as_ref().unwrap();
+                let place = kept.place();
+                let (child, begin) = adopted(s, place, || {
                     s.put(C, On::Queue, SMALL, NEVER);
                     make_and_drop(s);
                 });
-                drop(adoption);
+                drop(begin);
                 child.join();
             },
         ),
@@ -70,18 +73,31 @@ pub(super) fn acts() -> Vec<Act> {
     ]
 }
 
-fn adopt(stage: &Stage) -> Adoption {
-    let (kept, _) = stage.place.as_ref().unwrap();
-    stage.arena.adopt(kept.place()).unwrap()
+/// Forks a child, gives it that place, and has it take it once the pipe is closed; then it works.
+fn adopted(stage: &Stage, place: Place, work: impl FnOnce()) -> (Child, PipeWriter) {
+    let arena = &stage.arena;
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let adoption = arena.adoption();
+    let placeless = arena.placeless();
+    let ends = writer.as_raw_fd();
+    let child = fork(|| {
+        // SAFETY: a forked child's copy, whose owner it never drops.
+        unsafe { libc::close(ends) };
+        reader.read_to_end(&mut Vec::new()).unwrap();
+        again(|| arena.take_place(place));
+        work();
+    });
+    drop(placeless);
+    again(|| arena.adopt(place, &adoption));
+    (child, writer)
 }
 
 /// Keeps a place for a child that dies before its first store, and dies itself.
 fn keep_a_place_of_a_dead_child(stage: &Stage) {
     let kept = again(|| stage.arena.reserve());
-    let adoption = stage.arena.adopt(kept.place()).unwrap();
     crash::arm_at(Trigger::Nth(1), Action::Kill, Whose::Child);
-    let child = fork(|| ());
-    drop(adoption);
+    let (child, begin) = adopted(stage, kept.place(), || ());
+    drop(begin);
     assert_eq!(child.wait(), -libc::SIGKILL);
     // SAFETY: to this process.
     unsafe { libc::raise(libc::SIGKILL) };
