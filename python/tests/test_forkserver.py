@@ -202,7 +202,8 @@ class ChildrenTest(ForkServerCase):
         self.assertEqual(helpers.descriptors(), before)
         wait_until(lambda: theirs() <= there)
         with open(f'/proc/{server}/task/{server}/children') as children:
-            self.assertEqual(children.read(), '')
+            # The one that waits to be asked for, if it's there already.
+            self.assertLessEqual(len(children.read().split()), 1)
 
     def test_many_threads_start_at_once(self):
         codes = []
@@ -306,7 +307,9 @@ class DeathTest(ForkServerCase):
                 writer.close()
                 children[1].join()
                 try:
-                    os.waitpid(-1, 0)
+                    # What the server had forked ahead has ended with it, and comes to us too.
+                    while True:
+                        os.waitpid(-1, 0)
                 except ChildProcessError:
                     print(*(child.exitcode for child in children))
             ''')
@@ -399,11 +402,11 @@ class DeathTest(ForkServerCase):
                 raise OSError(11, 'no more processes')
             real = os.fork
             if __name__ == '__mp_main__':
-                # In the server: the second fork fails, as the system's own may.
+                # In the server: the second fork fails, which nobody has asked for yet, and the third, as the system's own may.
                 forks = []
                 def fork():
                     forks.append(1)
-                    return refuse() if len(forks) == 2 else real()
+                    return refuse() if len(forks) in (2, 3) else real()
                 os.fork = fork
             if __name__ == '__main__':
                 from procession import _core

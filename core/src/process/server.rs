@@ -361,11 +361,11 @@ impl Server {
 }
 
 impl Waiting {
-    /// Waits for the request that this child is for, and takes the place that was kept for it. `None`: there will be none, or
-    /// not all of it came, and this process is to end at once.
+    /// Waits for the request that this child is for, and takes the place that was kept for it. `None`: there will be none, and
+    /// this process is to end at once.
     ///
     /// # Errors
-    /// `Os` when the system refuses to receive; and as [`Arena::take_place`] has it.
+    /// `Os` when the system refuses to receive all of it; and as [`Arena::take_place`] has it.
     pub fn request(self, arena: &Arena) -> Result<Option<Inherited>> {
         let arrived = match packet::receive_next(&self.line, REQUEST_MAX) {
             Err(Error::Interrupted) => {
@@ -382,19 +382,17 @@ impl Waiting {
         else {
             return Ok(None);
         };
+        let asked = protocol::asked(&self.key, &bytes);
+        let asked = asked.filter(|asked| descriptors.len() == OURS + asked.passed);
         let mut descriptors = descriptors.into_iter();
+        let ours = [(); OURS].map(|()| descriptors.next());
         // The reply's socket is the server's affair.
-        drop(descriptors.next());
-        let (Some(asked), Some(way), Some(requester)) = (
-            protocol::asked(&self.key, &bytes),
-            descriptors.next(),
-            descriptors.next(),
-        ) else {
-            return Ok(None);
+        let (Some(asked), [_, Some(way), Some(requester)]) = (asked, ours) else {
+            return Err(Error::Os {
+                call: "recvmsg",
+                errno: NO_ROOM,
+            });
         };
-        if descriptors.len() < asked.passed {
-            return Ok(None);
-        }
         arena.take_place(asked.place)?;
         Ok(Some(Inherited {
             server: ForkServer::at(way, self.key),

@@ -607,6 +607,10 @@ fn a_server_without_room_says_so() {
     };
     assert_eq!(refused.unwrap_err(), expected);
     limit(1024);
+    // That one has the limit with which it was forked.
+    let ahead = waiting_child(&scene);
+    signal(ahead, libc::SIGKILL);
+    until("it to go", || !is_there(ahead));
     let child = scene.ask(&slot, &[command::WAIT], &many);
     drop(writer);
     assert_eq!(end(&child), ExitStatus::Code(7));
