@@ -157,6 +157,8 @@ fn conclude(stage: &Stage, act: &Act, mut other: Other<'_>, finished: bool, coun
     let deaths = u32::from(!finished) + u32::from(other.dies());
     start(|| stage.use_first()).join();
     other.join();
+    // Of a companion that died.
+    wait_for_orphans();
     start(|| stage.use_second()).join();
     let told = ledger.bereaved.load(SeqCst);
     if is_alone && act.role != Role::Parent {
