@@ -24,7 +24,7 @@ pub mod wire;
 pub use deadline::Deadline;
 pub use error::{Error, Result};
 pub use process::{Child, ExitStatus, ForkServer, Parent, Setting, Spec, Starting};
-pub use queue::{Claim, Message, Put, Queue, Readiness, Taken};
+pub use queue::{Claim, Message, Parcel, Put, Queue, Readiness, Taken};
 pub use shm::{
     Adoption, Arena, Bytes, Carried, Census, ChildSlot, Extent, Memory, NamedMemory, Naming,
     ObjectName, Place, Placeless,

@@ -1,13 +1,8 @@
-//! Objects that go through a pipe, whose bytes nobody can look into.
-//!
-//! What a pickle names is put into a queue of its own, the parcel, and the pipe carries the parcel's name: the queue's one
-//! message holds the objects, as any message in a queue does, until whoever receives the name has got it. A parcel that
-//! nobody ever receives lives until the tree ends.
+//! Pickles that name objects and go through a pipe: each in another pickle, which has their parcel's name.
 
-use crate::error::raise;
 use crate::pickle::{self, Pieces};
 use crate::{blocking, tree};
-use procession_core::{Carried, Deadline, Error, Naming, ObjectName, Queue};
+use procession_core::{Naming, ObjectName};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -15,21 +10,8 @@ use pyo3::types::{PyBytes, PyTuple};
 /// What is pickled in place of an object that names others.
 #[pyclass(frozen, module = "procession._core")]
 struct Parcel {
-    queue: Queue,
+    objects: procession_core::Parcel,
     pickle: Py<PyBytes>,
-}
-
-impl Parcel {
-    fn new(py: Python<'_>, pickle: Py<PyBytes>, names: &Carried) -> PyResult<Self> {
-        let arena = tree::arena()?;
-        let queue = blocking::call(py, || {
-            let queue = Queue::new(arena, None)?;
-            queue.put_naming(0, &[], names, Deadline::NEVER)?;
-            queue.escape()?;
-            Ok(queue)
-        })?;
-        Ok(Self { queue, pickle })
-    }
 }
 
 #[pymethods]
@@ -37,7 +19,7 @@ impl Parcel {
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
         let (py, parcel) = (slf.py(), slf.get());
         let open = py.import("procession._core")?.getattr("open_parcel")?;
-        let ObjectName { offset, serial } = parcel.queue.name();
+        let ObjectName { offset, serial } = parcel.objects.name();
         (open, (offset, serial, &parcel.pickle)).into_pyobject(py)
     }
 }
@@ -52,12 +34,16 @@ pub(crate) fn send(
     if names.names().is_empty() {
         return send(&pieces).inspect(|()| names.delivered());
     }
-    let parcel = Bound::new(py, Parcel::new(py, joined(py, &pieces).unbind(), &names)?)?;
+    let arena = tree::arena()?;
+    let objects = blocking::call(py, || procession_core::Parcel::pack(arena, &names))?;
+    let pickle = joined(py, &pieces).unbind();
+    let parcel = Bound::new(py, Parcel { objects, pickle })?;
     let sent = pickle::dumps(py, parcel.as_any()).and_then(|pieces| send(&pieces));
-    sent.inspect_err(|_| {
-        // Nobody has its name, then; if it can't be told, the parcel lives on.
-        let _ = parcel.get().queue.recapture();
-    })
+    match &sent {
+        Ok(()) => names.delivered(),
+        Err(_) => parcel.get().objects.unsent(),
+    }
+    sent
 }
 
 fn joined<'py>(py: Python<'py>, pieces: &Pieces) -> Bound<'py, PyBytes> {
@@ -83,18 +69,9 @@ pub(crate) fn open_parcel<'py>(
     pickle: &Bound<'py, PyBytes>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (arena, name) = (tree::arena()?, ObjectName { offset, serial });
-    let opened = blocking::call(py, || match Queue::open(arena, name) {
-        Err(Error::Closed { .. }) => Ok(None),
-        queue => {
-            let queue = queue?;
-            let message = queue.get(Deadline::now())?;
-            Ok(message.map(|message| (queue, message)))
-        }
-    })?;
-    let (queue, message) = opened
+    let opened = blocking::call(py, || procession_core::Parcel::open(arena, name))?;
+    // Held until the pickle has opened them.
+    let _names = opened
         .ok_or_else(|| PyValueError::new_err("the message of a pipe was unpickled before"))?;
-    queue.recapture().map_err(raise)?;
-    let object = py.import("pickle")?.call_method1("loads", (pickle,));
-    drop(message);
-    object
+    pickle::loads(py, pickle)
 }

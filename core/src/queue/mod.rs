@@ -2,7 +2,7 @@
 //!
 //! Linked segments of records under two robust locks, one a side; a record is published by the one store of its
 //! header, and taken by the one store of the consumers' position. [`put`] and [`get`] are the two sides, [`watch`] how
-//! a descriptor tells of them, [`tasks`] who waits for whom to be done with what was got, [`names`] what a message says of the objects that it names, [`layout`] what lies where and
+//! a descriptor tells of them, [`tasks`] who waits for whom to be done with what was got, [`names`] what a message says of the objects that it names, [`parcel`] how they go in other bytes than a queue's, [`layout`] what lies where and
 //! what a death leaves to repair. `docs/shm.md` has the crash table.
 
 mod claim;
@@ -13,12 +13,14 @@ mod names;
 #[cfg(all(loom, test))]
 mod orders;
 mod pace;
+mod parcel;
 mod put;
 mod tasks;
 mod watch;
 
 pub use claim::Claim;
 pub use message::{Message, Taken};
+pub use parcel::Parcel;
 pub use put::Put;
 pub use watch::Readiness;
 

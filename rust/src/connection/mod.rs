@@ -25,7 +25,6 @@ pub use pipe::{Pipe, one_way_pipe, pipe};
 use crate::codec;
 use crate::error::{Error, Result};
 use crate::names;
-use parcel::Parcel;
 use procession_core::Deadline;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -179,10 +178,11 @@ impl<S: Serialize, R: ?Sized> Connection<S, R> {
                 let error = Error::new(crate::ErrorKind::Misuse, text);
                 return Err(SendError::Failed(error));
             }
-            let parcel = Parcel::pack(&names).map_err(SendError::Failed)?;
-            let sent = self.send_pieces(&[&parcel.head(), bytes], deadline);
-            if sent.is_err() {
-                parcel.unsent();
+            let parcel = parcel::pack(&names).map_err(SendError::Failed)?;
+            let sent = self.send_pieces(&[&parcel::head(&parcel), bytes], deadline);
+            match &sent {
+                Ok(()) => names.delivered(),
+                Err(_) => parcel.unsent(),
             }
             sent
         })

@@ -1,8 +1,4 @@
-//! Objects that go through a pipe, whose bytes nobody can look into.
-//!
-//! What a message names is put into a queue of its own, the parcel, and the pipe carries the parcel's name: the queue's one
-//! message holds the objects, as any message in a queue does, until whoever receives the name has got it. A parcel that
-//! nobody ever receives lives until the tree ends.
+//! What a typed message begins with: whether it names objects, and where those are.
 //!
 //! | offset | size | a typed message |
 //! |---|---|---|
@@ -12,7 +8,7 @@
 
 use crate::error::{Error, ErrorKind, Result, retry};
 use crate::tree::arena;
-use procession_core::{Carried, Deadline, Error as Core, ObjectName, Queue};
+use procession_core::{Carried, ObjectName, Parcel};
 
 /// What a message begins with that names nothing.
 pub(super) const PLAIN: &[u8] = &[0];
@@ -20,35 +16,19 @@ const WITH_PARCEL: u8 = 1;
 const NAME_BYTES: usize = 17;
 
 /// What a message names, on its way.
-#[derive(Debug)]
-pub(super) struct Parcel(Queue);
+pub(super) fn pack(names: &Carried) -> Result<Parcel> {
+    let arena = arena()?;
+    retry(|| Parcel::pack(arena, names))
+        .map_err(|error| Error::at("send what a message names", error))
+}
 
-impl Parcel {
-    pub(super) fn pack(names: &Carried) -> Result<Self> {
-        let arena = arena()?;
-        let packed = retry(|| {
-            let queue = Queue::new(arena, None)?;
-            queue.put_naming(0, &[], names, Deadline::NEVER)?;
-            queue.escape()?;
-            Ok(Self(queue))
-        });
-        packed.map_err(|error| Error::at("send what a message names", error))
-    }
-
-    /// What a message begins with that has it.
-    pub(super) fn head(&self) -> [u8; NAME_BYTES] {
-        let ObjectName { offset, serial } = self.0.name();
-        let mut head = [WITH_PARCEL; NAME_BYTES];
-        head[1..9].copy_from_slice(&offset.to_le_bytes());
-        head[9..].copy_from_slice(&serial.to_le_bytes());
-        head
-    }
-
-    /// The message wasn't sent: nobody has the name.
-    pub(super) fn unsent(self) {
-        // If it can't be told, the parcel lives on.
-        let _ = self.0.recapture();
-    }
+/// What a message begins with that has a parcel.
+pub(super) fn head(parcel: &Parcel) -> [u8; NAME_BYTES] {
+    let ObjectName { offset, serial } = parcel.name();
+    let mut head = [WITH_PARCEL; NAME_BYTES];
+    head[1..9].copy_from_slice(&offset.to_le_bytes());
+    head[9..].copy_from_slice(&serial.to_le_bytes());
+    head
 }
 
 /// What a message names, which is held until that is dropped; and its value's bytes.
@@ -70,20 +50,12 @@ pub(super) fn open(message: &[u8], in_tree: bool) -> Result<(Carried, &[u8])> {
 
 fn unpack(name: ObjectName) -> Result<Carried> {
     let arena = arena()?;
-    let message = retry(|| {
-        let queue = Queue::open(arena, name)?;
-        let message = queue.get(Deadline::now())?;
-        queue.recapture()?;
-        Ok(message)
-    });
-    match message {
-        Ok(Some(message)) => Ok(message.carried),
-        Ok(None) | Err(Core::Closed { .. }) => Err(Error::new(
-            ErrorKind::Closed,
-            "receive a message: what it names was received before",
-        )),
-        Err(error) => Err(Error::at("receive what a message names", error)),
-    }
+    let opened = retry(|| Parcel::open(arena, name));
+    let opened = opened.map_err(|error| Error::at("receive what a message names", error))?;
+    opened.ok_or_else(|| {
+        let text = "receive a message: what it names was received before";
+        Error::new(ErrorKind::Closed, text)
+    })
 }
 
 fn malformed() -> Error {
