@@ -8,7 +8,7 @@ use crate::value::malformed;
 use crate::{blocking, tree};
 use procession_core::{Bytes, ObjectName};
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::exceptions::PyBufferError;
+use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyTuple};
@@ -255,7 +255,9 @@ impl HeldBuffer {
         if buffer.is_c_contiguous() {
             Ok(Self(buffer))
         } else {
-            Err(PyBufferError::new_err("the buffer is not C-contiguous"))
+            Err(PyTypeError::new_err(
+                "memoryview: casts are restricted to C-contiguous views",
+            ))
         }
     }
 
@@ -283,6 +285,20 @@ pub(crate) fn with_bytes<R>(
         Ok(bytes) => work(bytes.as_bytes()),
         Err(_) => work(HeldBuffer::get(object)?.as_bytes()),
     }
+}
+
+/// The part of a message that a `send_bytes` is asked for.
+pub(crate) fn part(bytes: &[u8], offset: isize, size: Option<isize>) -> PyResult<&[u8]> {
+    let wrong = |what: &str| PyValueError::new_err(what.to_owned());
+    let offset = usize::try_from(offset).map_err(|_| wrong("offset is negative"))?;
+    let rest = bytes.get(offset..);
+    let rest = rest.ok_or_else(|| wrong("buffer length < offset"))?;
+    let Some(size) = size else {
+        return Ok(rest);
+    };
+    let size = usize::try_from(size).map_err(|_| wrong("size is negative"))?;
+    rest.get(..size)
+        .ok_or_else(|| wrong("buffer length < offset + size"))
 }
 
 /// The memory of that name: what its pickle calls.

@@ -15,7 +15,7 @@ pub(crate) use challenge::{create_response, verify_response};
 pub(crate) use listener::{Listener, connect};
 
 use crate::blocking::{self, FOR_DATA};
-use crate::memory::with_bytes;
+use crate::memory::{part, with_bytes};
 use crate::{parcel, pickle};
 use baton::Baton;
 use failure::{raise_error, raise_failure};
@@ -370,20 +370,6 @@ fn write(py: Python<'_>, handle: &Handle, pieces: &[&[u8]], sent: &mut u64) -> P
         Ok(connection::send(stream, pieces, sent, until)?.then_some(()))
     })?;
     Ok(())
-}
-
-/// The part of a buffer that `send_bytes` is asked for.
-fn part(bytes: &[u8], offset: isize, size: Option<isize>) -> PyResult<&[u8]> {
-    let wrong = |what: &str| PyValueError::new_err(what.to_owned());
-    let offset = usize::try_from(offset).map_err(|_| wrong("offset is negative"))?;
-    let rest = bytes.get(offset..);
-    let rest = rest.ok_or_else(|| wrong("buffer length < offset"))?;
-    let Some(size) = size else {
-        return Ok(rest);
-    };
-    let size = usize::try_from(size).map_err(|_| wrong("size is negative"))?;
-    rest.get(..size)
-        .ok_or_else(|| wrong("buffer length < offset + size"))
 }
 
 /// The descriptors of two connected ends; of one that receives and one that sends if not duplex.

@@ -4,6 +4,7 @@
 
 use super::{Inner, NO_READER, NO_WRITER, decode, get_at_last, put_value, store};
 use crate::error::raise;
+use crate::memory::{part, with_bytes};
 use crate::value::{Source, kind};
 use crate::{blocking, value};
 use procession_core::{Carried, Taken};
@@ -173,29 +174,11 @@ impl QueueWriter {
         size: Option<isize>,
     ) -> PyResult<()> {
         let (py, queue) = (buf.py(), self.inner.by_end(NO_WRITER)?);
-        let view = bytes_of(buf)?;
-        let length = view.len()?.cast_signed();
-        let wrong = |what| Err(PyValueError::new_err(what));
-        let end = match size {
-            _ if offset < 0 => return wrong("offset is negative"),
-            _ if length < offset => return wrong("buffer length < offset"),
-            Some(size) if size < 0 => return wrong("size is negative"),
-            Some(size) if size > length - offset => return wrong("buffer length < offset + size"),
-            size => size.map_or(length, |size| offset + size),
-        };
-        let part = view.get_item(PySlice::new(py, offset, end, 1))?;
-        let bytes = py
-            .get_type::<PyBytes>()
-            .call1((part,))?
-            .cast_into::<PyBytes>()?;
-        let parts = [bytes.as_bytes()];
-        store(
-            py,
-            queue,
-            (kind::PICKLE, &parts, &Carried::new()),
-            true,
-            None,
-        )
+        with_bytes(buf, |bytes| {
+            let parts = [part(bytes, offset, size)?];
+            let message = (kind::PICKLE, &parts[..], &Carried::new());
+            store(py, queue, message, true, None)
+        })
     }
 
     /// A descriptor that is writable while there is room, until this process lets go of the queue.
