@@ -1,8 +1,8 @@
 //! Pipes inside the tree: a socket pair whose packets are the messages, or name what lies in the arena.
 //!
 //! ```text
-//! packet of a message of at most 16 KiB      the message, then 1
-//! packet of a longer one                     8 bytes offset of a run, 8 bytes length of the message in it,
+//! packet of a message of at most 16 KiB      the message, its tag, then 1
+//! packet of a longer one                     8 bytes offset of a run, 8 bytes length of the message in it, its tag,
 //!                                            zeros by its weight, then 2
 //! ```
 //! So the kernel says when a message is there, when there is room, and when nobody has the other end any more, exactly and
@@ -19,6 +19,7 @@ use crate::shm::layout::{PAGE, index, kind};
 use crate::shm::object::{Handle, ObjectName};
 use crate::shm::{Arena, Extent};
 use crate::sync::patience::Patience;
+use crate::sys::number::Numbered;
 use crate::sys::packet::{self, Sent, Took};
 use crate::sys::reserve;
 use crate::sys::word::{Cell, Relaxed, point};
@@ -34,8 +35,8 @@ const INLINE_MAX: usize = 16 << 10;
 const INLINE: u8 = 1;
 /// The last byte of a packet that names one.
 const EXTENT: u8 = 2;
-/// Bytes of such a name: an offset and a length.
-const NAME: usize = 16;
+/// Bytes of such a name: an offset, a length and the tag.
+const NAME: usize = 17;
 /// A packet that names so many bytes takes the room of one byte in the kernel's buffer, which is 208 KiB: so about a
 /// megabyte is on its way at most, as much as both sides' caches still have.
 const SHARE: usize = 6;
@@ -62,7 +63,7 @@ static ZEROS: [u8; 4 << 10] = [0; 4 << 10];
 /// Python: `Pipe`'s `Connection`. Source: unix(7), `SOCK_SEQPACKET`.
 #[derive(Debug)]
 pub struct PipeEnd {
-    socket: OwnedFd,
+    socket: Numbered,
     /// What long messages on their way belong to; its state is a cell that nobody uses.
     pipe: Handle<Cell>,
     /// How long this process waits awake for a message here, by how that went so far.
@@ -71,13 +72,13 @@ pub struct PipeEnd {
     reset: AtomicBool,
 }
 
-/// Where a message is that was received.
+/// A message that was received, whose bytes are at the end of the caller's buffer, or in memory of their own.
 #[derive(Debug)]
-pub enum Landed {
-    /// At the end of the caller's buffer.
-    Buffer,
-    /// In memory of its own: it had more than 16 KiB.
-    Extent(Extent),
+pub struct Landed {
+    /// The sender's.
+    pub tag: u8,
+    /// The bytes of a message that had more than 16 KiB.
+    pub extent: Option<Extent>,
 }
 
 /// Makes a pipe: two ends, each of which sends to the other and receives from it.
@@ -97,7 +98,7 @@ pub fn pipe(arena: &Arena) -> Result<(PipeEnd, PipeEnd)> {
 impl PipeEnd {
     fn new(socket: OwnedFd, pipe: Handle<Cell>) -> Self {
         Self {
-            socket,
+            socket: socket.into(),
             pipe,
             patience: Patience::default(),
             reset: AtomicBool::new(false),
@@ -144,7 +145,13 @@ impl PipeEnd {
         self.pipe.recapture()
     }
 
-    /// Sends a message: `parts`, one behind the other. False when there was no room until the deadline, or a process is
+    /// Its descriptor, as a number that the program knows; to be [left](Numbered::disown) open, too.
+    #[must_use]
+    pub fn descriptor(&self) -> &Numbered {
+        &self.socket
+    }
+
+    /// Sends a message: `parts`, one behind the other, and a tag that the pipe carries and doesn't read. False when there was no room until the deadline, or a process is
     /// stopped that holds what a long message needs.
     ///
     /// Sleeps while about a megabyte of long messages, or some hundred short ones, wait for the other side. Of a message of at most
@@ -155,16 +162,16 @@ impl PipeEnd {
     /// `Exhausted` when there is no memory for a long one. After an error the message is not in the pipe.
     ///
     /// Python: `Connection.send_bytes`.
-    pub fn send(&self, parts: &[&[u8]], deadline: Deadline) -> Result<bool> {
+    pub fn send(&self, tag: u8, parts: &[&[u8]], deadline: Deadline) -> Result<bool> {
         let length = parts.iter().map(|part| part.len()).sum();
         if length > INLINE_MAX {
-            let sent = self.send_extent(parts, length, deadline);
+            let sent = self.send_extent(tag, parts, length, deadline);
             return self.pipe.member().judged(sent);
         }
         if parts.len() > PARTS_MAX {
-            return self.send(&[&parts.concat()], deadline);
+            return self.send(tag, &[&parts.concat()], deadline);
         }
-        self.send_packet(&inline(parts), deadline)
+        self.send_packet(&inline(parts, &[tag, INLINE]), deadline)
     }
 
     /// Sends a message of at most 16 KiB if there is room for it: never sleeps, and so may be called by a thread that holds
@@ -172,12 +179,12 @@ impl PipeEnd {
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub fn try_send(&self, parts: &[&[u8]]) -> Result<bool> {
+    pub fn try_send(&self, tag: u8, parts: &[&[u8]]) -> Result<bool> {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         if length > INLINE_MAX || parts.len() > PARTS_MAX {
             return Ok(false);
         }
-        self.send_at_once(&inline(parts))
+        self.send_at_once(&inline(parts, &[tag, INLINE]))
     }
 
     /// Receives the next message, or gives `None` once the deadline has passed. One of at most 16 KiB is appended to `buffer`; a
@@ -225,8 +232,8 @@ impl PipeEnd {
     /// As [`receive`](Self::receive).
     pub fn try_receive(&self, buffer: &mut Vec<u8>) -> Result<Option<Landed>, Failure> {
         let before = buffer.len();
-        // One byte more than a message has, for its kind.
-        reserve(buffer, INLINE_MAX + 1)?;
+        // Two bytes more than a message has, for its tag and its kind.
+        reserve(buffer, INLINE_MAX + 2)?;
         let took = loop {
             match packet::take(self.socket.as_fd(), buffer)? {
                 // Told before what is still to be received, which a pipe's end comes after.
@@ -242,16 +249,18 @@ impl PipeEnd {
         };
         // What is cut is heavier than any message that isn't named.
         let kind = if is_whole { buffer.pop() } else { Some(EXTENT) };
-        if kind == Some(INLINE) {
-            return Ok(Some(Landed::Buffer));
-        }
-        let extent = match kind {
-            Some(EXTENT) => self.named(&buffer[before..]),
+        let packet = buffer.get(before..).unwrap_or_default();
+        let landed = match (kind, packet.split_last()) {
+            (Some(INLINE), Some((&tag, message))) => {
+                let length = message.len();
+                buffer.truncate(before + length);
+                return Ok(Some(Landed { tag, extent: None }));
+            }
+            (Some(EXTENT), _) => self.named(packet),
             _ => Err(MALFORMED),
         };
         buffer.truncate(before);
-        let extent = self.pipe.member().judged(extent)?;
-        Ok(Some(Landed::Extent(extent)))
+        Ok(Some(self.pipe.member().judged(landed)?))
     }
 
     /// Waits until a message can be received, or never any more, and leaves it there; false once the deadline has passed.
@@ -265,14 +274,21 @@ impl PipeEnd {
     }
 
     /// Sends a message of more than 16 KiB.
-    fn send_extent(&self, parts: &[&[u8]], length: usize, deadline: Deadline) -> Result<bool> {
+    fn send_extent(
+        &self,
+        tag: u8,
+        parts: &[&[u8]],
+        length: usize,
+        deadline: Deadline,
+    ) -> Result<bool> {
         let (member, pipe) = (self.pipe.member(), self.pipe.name().offset);
         let Some(run) = Run::take(member, length as u64, deadline)? else {
             return Ok(false);
         };
         run.fill(parts)?;
         let offset = run.offset;
-        let name = [offset.to_le_bytes(), (length as u64).to_le_bytes()].concat();
+        let (at, size) = (offset.to_le_bytes(), (length as u64).to_le_bytes());
+        let name = [&at[..], &size, &[tag]].concat();
         // Before anybody can see its name.
         run.link(pipe)?;
         // Killed here: nobody ever does, and it goes with the pipe.
@@ -285,13 +301,14 @@ impl PipeEnd {
     }
 
     /// Takes over the run that a packet names, with the message in it.
-    fn named(&self, packet: &[u8]) -> Result<Extent> {
+    fn named(&self, packet: &[u8]) -> Result<Landed> {
         let (member, pipe) = (self.pipe.member(), self.pipe.name().offset);
         let number = |at: usize| {
             let bytes = packet.get(at..at + 8)?;
             Some(u64::from_le_bytes(bytes.try_into().ok()?))
         };
-        let (Some(offset), Some(length)) = (number(0), number(8)) else {
+        let (Some(offset), Some(length), Some(&tag)) = (number(0), number(8), packet.get(16))
+        else {
             return Err(MALFORMED);
         };
         member.place()?;
@@ -304,7 +321,8 @@ impl PipeEnd {
         if length > run.bytes()? {
             return Err(MALFORMED);
         }
-        Ok(run.into_extent(self.pipe.arena(), index(length)))
+        let extent = Some(run.into_extent(self.pipe.arena(), index(length)));
+        Ok(Landed { tag, extent })
     }
 
     fn send_packet(&self, pieces: &[IoSlice<'_>], deadline: Deadline) -> Result<bool> {
@@ -341,10 +359,12 @@ const MALFORMED: Error = Error::Malformed {
 };
 
 /// The packet of a message that is sent as it is.
-fn inline<'a>(parts: &[&'a [u8]]) -> Vec<IoSlice<'a>> {
-    let kind = std::iter::once(&[INLINE][..]);
+fn inline<'a>(parts: &[&'a [u8]], end: &'a [u8; 2]) -> Vec<IoSlice<'a>> {
     let parts = parts.iter().copied().filter(|part| !part.is_empty());
-    parts.chain(kind).map(IoSlice::new).collect()
+    parts
+        .chain(std::iter::once(&end[..]))
+        .map(IoSlice::new)
+        .collect()
 }
 
 /// The packet that names a message of that length.

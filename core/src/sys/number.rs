@@ -4,7 +4,7 @@
     reason = "a number that a program gave is no descriptor that anybody could borrow or own"
 )]
 
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A descriptor that a program gave by its number and knows by it from then on, as Python's programs do. Dropped, it is closed.
@@ -36,6 +36,15 @@ impl Numbered {
     /// Leaves it open when this is dropped: somebody else has it.
     pub fn disown(&self) {
         self.is_owned.store(false, Ordering::Relaxed);
+    }
+}
+
+impl From<OwnedFd> for Numbered {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self {
+            number: descriptor.into_raw_fd(),
+            is_owned: AtomicBool::new(true),
+        }
     }
 }
 

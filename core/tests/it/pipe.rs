@@ -39,7 +39,7 @@ fn number_of(bytes: &[u8]) -> u64 {
 }
 
 fn send(end: &PipeEnd, number: u64, length: usize) {
-    assert!(end.send(&[&body(number, length)], soon()).unwrap());
+    assert!(end.send(0, &[&body(number, length)], soon()).unwrap());
 }
 
 /// The next message, if there is one until the deadline.
@@ -47,7 +47,7 @@ fn receive(end: &PipeEnd, deadline: Deadline) -> Result<Option<Vec<u8>>, Failure
     let mut bytes = Vec::new();
     let landed = end.receive(&mut bytes, deadline)?;
     Ok(landed.map(|landed| {
-        if let Landed::Extent(extent) = landed {
+        if let Some(extent) = landed.extent {
             assert!(bytes.is_empty() && extent.len() > INLINE);
             extent.append_to(&mut bytes).unwrap();
         }
@@ -97,14 +97,12 @@ fn a_message_of_any_length_comes_back_whole() {
     let echo = fork(|| {
         let mut bytes = Vec::new();
         while let Ok(Some(landed)) = there.receive(&mut bytes, soon()) {
-            match landed {
-                Landed::Buffer => assert!(there.send(&[&bytes], soon()).unwrap()),
-                Landed::Extent(extent) => {
-                    extent.append_to(&mut bytes).unwrap();
-                    let (one, other) = bytes.split_at(bytes.len() / 3);
-                    assert!(there.send(&[one, &[], other], soon()).unwrap());
-                }
+            let Landed { tag, extent } = landed;
+            if let Some(extent) = extent {
+                extent.append_to(&mut bytes).unwrap();
             }
+            let (one, other) = bytes.split_at(bytes.len() / 3);
+            assert!(there.send(tag, &[one, &[], other], soon()).unwrap());
             bytes.clear();
         }
     });
@@ -124,11 +122,16 @@ fn a_message_of_any_length_comes_back_whole() {
         let bytes: Vec<u8> = (0..length)
             .map(|_| random.below(256).to_le_bytes()[0])
             .collect();
-        assert!(here.send(&[&bytes], soon()).unwrap());
-        assert_eq!(receive(&here, soon()).unwrap().unwrap(), bytes);
+        let (tag, mut back) = (random.below(256).to_le_bytes()[0], Vec::new());
+        assert!(here.send(tag, &[&bytes], soon()).unwrap());
+        let landed = here.receive(&mut back, soon()).unwrap().unwrap();
+        if let Some(extent) = &landed.extent {
+            extent.append_to(&mut back).unwrap();
+        }
+        assert_eq!((landed.tag, back), (tag, bytes));
     }
     let parts = vec![&b"part"[..]; 3_000];
-    assert!(here.send(&parts, soon()).unwrap());
+    assert!(here.send(0, &parts, soon()).unwrap());
     assert_eq!(receive(&here, soon()).unwrap().unwrap(), parts.concat());
     kill(echo);
     drop((here, there));
@@ -170,8 +173,8 @@ fn a_wait_keeps_its_deadline() {
         |end: &PipeEnd, deadline| receive(end, deadline).unwrap().is_some(),
         |end: &PipeEnd, deadline| end.poll(deadline).unwrap(),
         |end: &PipeEnd, deadline| {
-            while end.send(&[&[0; 9_000]], NOW()).unwrap() {}
-            end.send(&[&[0; LARGE]], deadline).unwrap()
+            while end.send(0, &[&[0; 9_000]], NOW()).unwrap() {}
+            end.send(0, &[&[0; LARGE]], deadline).unwrap()
         },
     ] {
         let begin = Instant::now();
@@ -190,7 +193,7 @@ fn senders_do_not_run_away() {
     for length in [8, INLINE, INLINE + 1, LARGE, 1 << 20, 40 << 20] {
         for _ in 0..3 {
             let mut sent = 0;
-            while here.send(&[&body(sent, length)], NOW()).unwrap() {
+            while here.send(0, &[&body(sent, length)], NOW()).unwrap() {
                 sent += 1;
             }
             let waiting = arena.census().unwrap().linked_bytes;
@@ -200,7 +203,7 @@ fn senders_do_not_run_away() {
                 "{sent} of {length}: {waiting}"
             );
             // What wasn't sent has left nothing.
-            assert!(!here.send(&[&body(sent, length)], NOW()).unwrap());
+            assert!(!here.send(0, &[&body(sent, length)], NOW()).unwrap());
             assert_eq!(arena.census().unwrap().linked_bytes, waiting);
             for number in 0..sent {
                 assert_eq!(next(&there), Some(number));
@@ -228,7 +231,7 @@ fn the_end_is_told_when_the_last_holder_is_gone() {
         for child in [one, other] {
             assert!(!is_readable(&here));
             // The children have copies of this end, too: it is the other one that counts.
-            assert!(here.send(&[b"to somebody"], NOW()).unwrap());
+            assert!(here.send(0, &[b"to somebody"], NOW()).unwrap());
             kill(child);
         }
         until("the end", || is_readable(&here));
@@ -238,7 +241,7 @@ fn the_end_is_told_when_the_last_holder_is_gone() {
             "{unread}"
         );
         assert_eq!((next(&here), next(&here)), (None, None));
-        let refused = here.send(&[&body(2, length)], NEVER).unwrap_err();
+        let refused = here.send(0, &[&body(2, length)], NEVER).unwrap_err();
         assert_eq!(errno(&refused), libc::EPIPE);
         arena.reap().unwrap();
         assert_eq!(arena.census().unwrap().linked_bytes, 0);
@@ -264,7 +267,7 @@ fn what_was_sent_is_received_before_the_end_and_a_refusal_comes_after() {
         drop(there);
         // The kernel tells whoever comes first that what was sent wasn't read; the receiver hears of it at the end all the same.
         if sends {
-            let refused = here.send(&[&body(10, length)], NEVER).unwrap_err();
+            let refused = here.send(0, &[&body(10, length)], NEVER).unwrap_err();
             assert_eq!(errno(&refused), libc::EPIPE);
         }
         (0..3).for_each(|number| assert_eq!(next(&here), Some(number)));
@@ -286,7 +289,7 @@ fn a_sleeper_is_woken_by_a_message_and_by_the_end() {
         drop(there.take());
         let here = here.take().unwrap();
         assert_eq!((next(&here), next(&here)), (Some(0), Some(1)));
-        assert_eq!(here.send(&[b"done"], soon()), Ok(true));
+        assert_eq!(here.send(0, &[b"done"], soon()), Ok(true));
         assert_eq!(next(&here), None);
     });
     drop(here.take());
@@ -482,7 +485,7 @@ fn any_bytes_in_its_socket_are_an_error_and_do_no_harm() {
         send(&here, 5, LARGE);
         match receive(&there, NOW()) {
             // Sent as it is, if only by chance.
-            Ok(Some(bytes)) => assert_eq!(bytes, packet[..packet.len() - 1]),
+            Ok(Some(bytes)) => assert_eq!(bytes, packet[..packet.len() - 2]),
             Err(Failure::System(Error::Malformed { what, .. })) => {
                 assert_eq!(what, "message of a pipe");
                 refused += 1;
@@ -495,21 +498,21 @@ fn any_bytes_in_its_socket_are_an_error_and_do_no_harm() {
     assert_eq!(arena.census().unwrap(), before);
     // A name that is sent a second time names nothing any more; one too long names nothing either.
     send(&here, 6, LARGE);
-    let mut packet = [0; 16];
+    let mut packet = [0; 17];
     // SAFETY: into a buffer of that length; the packet stays there.
     let peeked = unsafe {
         let flags = libc::MSG_PEEK;
         libc::recv(
             there.as_fd().as_raw_fd(),
             packet.as_mut_ptr().cast(),
-            16,
+            packet.len(),
             flags,
         )
     };
-    assert_eq!(peeked, 16);
+    assert_eq!(peeked, 17);
     raw.write_all(&[&packet[..], &[2]].concat()).unwrap();
     let mut long = packet;
-    long[8..].copy_from_slice(&(1u64 << 40).to_le_bytes());
+    long[8..16].copy_from_slice(&(1u64 << 40).to_le_bytes());
     assert_eq!(next(&there), Some(6));
     assert!(receive(&there, NOW()).is_err());
     send(&here, 7, LARGE);

@@ -145,7 +145,7 @@ impl Transport {
     pub(super) fn send(&self, pieces: &[&[u8]], deadline: Deadline) -> Result<bool, Broken> {
         match &self.way {
             Way::Stream(stream) => stream.send(pieces, deadline),
-            Way::Pipe(end) => Ok(retry(|| end.send(pieces, deadline))?),
+            Way::Pipe(end) => Ok(retry(|| end.send(0, pieces, deadline))?),
         }
     }
 
@@ -156,8 +156,11 @@ impl Transport {
             // A short one is copied once more, and so has a vector of its length.
             Way::Pipe(end) => codec::with_buffer(|buffer| match land(end, buffer, deadline)? {
                 None => Ok(None),
-                Some(Landed::Buffer) => Ok(Some(buffer.clone())),
-                Some(Landed::Extent(extent)) => {
+                Some(Landed { extent: None, .. }) => Ok(Some(buffer.clone())),
+                Some(Landed {
+                    extent: Some(extent),
+                    ..
+                }) => {
                     let mut message = Vec::new();
                     extent.append_to(&mut message)?;
                     Ok(Some(message))
@@ -192,10 +195,11 @@ impl Transport {
             Way::Pipe(end) => end,
         };
         buffer.clear();
-        match land(end, buffer, deadline)? {
-            None => return Ok(false),
-            Some(Landed::Buffer) => {}
-            Some(Landed::Extent(extent)) => extent.append_to(buffer)?,
+        let Some(landed) = land(end, buffer, deadline)? else {
+            return Ok(false);
+        };
+        if let Some(extent) = landed.extent {
+            extent.append_to(buffer)?;
         }
         Ok(true)
     }

@@ -148,7 +148,7 @@ fn a_stopped_sender_or_receiver_stops_nobody_for_longer_than_they_wish() {
                 // What needs no memory of the arena goes on; the rest does, too, or says that it can't yet.
                 send(&there, 7, 8);
                 assert_eq!(next(&here), Some(7));
-                let large = here.send(&[&body(3, LARGE)], Deadline::after(WHILE));
+                let large = here.send(0, &[&body(3, LARGE)], Deadline::after(WHILE));
                 let large = large.unwrap();
                 victim.signal(libc::SIGCONT);
                 victim.join();
@@ -207,7 +207,7 @@ fn refuses(arena: &Arena, n: u64, errno: i32, length: usize) -> bool {
         let through = || -> Result<(), Error> {
             let (here, there) = pipe(arena)?;
             let bytes = body(1, length);
-            let sent = here.send(&[&bytes], soon());
+            let sent = here.send(0, &[&bytes], soon());
             if sent.is_err() {
                 // It is not in the pipe, and the next one is.
                 assert!(!is_readable(&there));
@@ -301,7 +301,7 @@ fn count(here: &PipeEnd, there: &PipeEnd) -> u64 {
         "{numbers:?}"
     );
     for message in &messages {
-        assert!(here.send(&[message], soon()).unwrap());
+        assert!(here.send(0, &[message], soon()).unwrap());
     }
     numbers.len() as u64
 }
