@@ -162,7 +162,7 @@ class Connection(_core.Connection, _ConnectionBase):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         # Whoever changes how bytes travel has the base's methods, which go that way.
-        for way, methods in (('_send_bytes', ('send', 'send_bytes')), ('_recv_bytes', ('recv', 'recv_bytes')),
+        for way, methods in (('_send_bytes', ('send', 'send_bytes')), ('_recv_bytes', ('recv', 'recv_bytes', 'recv_bytes_into')),
                              ('_poll', ('poll',))):
             if way in vars(cls):
                 for name in methods:
@@ -181,10 +181,7 @@ class Connection(_core.Connection, _ConnectionBase):
 
 def Pipe(duplex=True):
     """Two connected `Connection`s; if not duplex, the first only receives and the second only sends."""
-    one, other = _core.pipe(bool(duplex))
-    if duplex:
-        return Connection(one), Connection(other)
-    return Connection(one, writable=False), Connection(other, readable=False)
+    return _core.pipe(Connection, bool(duplex))
 
 
 def wait(object_list, timeout=None):
@@ -218,11 +215,17 @@ def _descriptor(obj):
 #
 
 def reduce_connection(conn):
-    return rebuild_connection, (reduction.DupFd(conn.fileno()), conn.readable, conn.writable)
+    name = conn._pipe_name()
+    arguments = reduction.DupFd(conn.fileno()), conn.readable, conn.writable
+    return (rebuild_connection, arguments) if name is None else (_rebuild_end, (*arguments, name))
 
 
 def rebuild_connection(df, readable, writable):
     return Connection(df.detach(), readable, writable)
+
+
+def _rebuild_end(df, readable, writable, name):
+    return _core.open_end(Connection, df.detach(), readable, writable, name)
 
 
 reduction.register(Connection, reduce_connection)

@@ -54,7 +54,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<connection::Connection>()?;
     module.add_class::<connection::Listener>()?;
     module.add_function(wrap_pyfunction!(connection::connect, module)?)?;
-    module.add_function(wrap_pyfunction!(connection::pipe, module)?)?;
+    module.add_function(wrap_pyfunction!(connection::pipe::pipe, module)?)?;
+    module.add_function(wrap_pyfunction!(connection::pipe::open_end, module)?)?;
     module.add_function(wrap_pyfunction!(connection::forget_turns, module)?)?;
     module.add_function(wrap_pyfunction!(connection::create_response, module)?)?;
     module.add_function(wrap_pyfunction!(connection::verify_response, module)?)?;

@@ -287,6 +287,50 @@ pub(crate) fn with_bytes<R>(
     }
 }
 
+/// Calls `work` with the bytes, from `offset` on, of any object that has a buffer and may be written to.
+pub(crate) fn with_room<R>(
+    object: &Bound<'_, PyAny>,
+    offset: isize,
+    work: impl FnOnce(&mut [u8]) -> PyResult<R>,
+) -> PyResult<R> {
+    let HeldBuffer(buffer) = HeldBuffer::get(object)?;
+    if buffer.readonly() {
+        return Err(PyTypeError::new_err("the buffer can't be written to"));
+    }
+    let wrong = |what: &str| PyValueError::new_err(what.to_owned());
+    let offset = usize::try_from(offset).map_err(|_| wrong("negative offset"))?;
+    let length = buffer.len_bytes();
+    if offset > length {
+        return Err(wrong("offset too large"));
+    }
+    if length == 0 {
+        return work(&mut []);
+    }
+    let base = buffer.buf_ptr().cast::<u8>();
+    // SAFETY: buffer-held: it has so many bytes in one piece until it is released, behind this. Who looks at them or
+    // changes them meanwhile has what comes of it.
+    let room = unsafe { slice::from_raw_parts_mut(base, length) };
+    work(&mut room[offset..])
+}
+
+/// Puts a message into a buffer, and gives its length. Where it doesn't fit, `BufferTooShort` has it.
+pub(crate) fn fill(room: &mut [u8], message: Bound<'_, PyBytes>) -> PyResult<usize> {
+    let length = message.as_bytes().len();
+    let Some(to) = room.get_mut(..length) else {
+        return Err(too_short(message));
+    };
+    to.copy_from_slice(message.as_bytes());
+    Ok(length)
+}
+
+/// `BufferTooShort`, with the message that didn't fit.
+pub(crate) fn too_short(message: Bound<'_, PyBytes>) -> PyErr {
+    let context = message.py().import("procession.context");
+    let class = context.and_then(|context| context.getattr("BufferTooShort"));
+    let error = class.and_then(|class| class.call1((message,)));
+    error.map_or_else(|error| error, PyErr::from_value)
+}
+
 /// The part of a message that a `send_bytes` is asked for.
 pub(crate) fn part(bytes: &[u8], offset: isize, size: Option<isize>) -> PyResult<&[u8]> {
     let wrong = |what: &str| PyValueError::new_err(what.to_owned());

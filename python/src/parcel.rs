@@ -2,7 +2,7 @@
 
 use crate::pickle::{self, Pieces};
 use crate::{blocking, tree};
-use procession_core::{Naming, ObjectName};
+use procession_core::{Carried, Naming, ObjectName};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -27,16 +27,33 @@ impl Parcel {
 /// Pickles an object and has `send` send it, to one who receives it once.
 pub(crate) fn send(
     object: &Bound<'_, PyAny>,
-    mut send: impl FnMut(&Pieces) -> PyResult<()>,
+    send: impl FnMut(&[&[u8]]) -> PyResult<()>,
 ) -> PyResult<()> {
     let py = object.py();
     let (pieces, names) = Naming::during(|| pickle::dumps(py, object))?;
+    deliver(py, &pieces, &names, send)
+}
+
+/// Has `send` send a pickle that names these objects.
+pub(crate) fn deliver(
+    py: Python<'_>,
+    pieces: &Pieces,
+    names: &Carried,
+    mut send: impl FnMut(&[&[u8]]) -> PyResult<()>,
+) -> PyResult<()> {
+    let mut send = |pieces: &Pieces| match &pieces[..] {
+        [piece] => send(&[piece.as_bytes(py)]),
+        _ => {
+            let parts: Vec<_> = pieces.iter().map(|piece| piece.as_bytes(py)).collect();
+            send(&parts)
+        }
+    };
     if names.names().is_empty() {
-        return send(&pieces).inspect(|()| names.delivered());
+        return send(pieces).inspect(|()| names.delivered());
     }
     let arena = tree::arena()?;
-    let objects = blocking::call(py, || procession_core::Parcel::pack(arena, &names))?;
-    let pickle = joined(py, &pieces).unbind();
+    let objects = blocking::call(py, || procession_core::Parcel::pack(arena, names))?;
+    let pickle = joined(py, pieces).unbind();
     let parcel = Bound::new(py, Parcel { objects, pickle })?;
     let sent = pickle::dumps(py, parcel.as_any()).and_then(|pieces| send(&pieces));
     match &sent {
@@ -55,8 +72,9 @@ fn joined<'py>(py: Python<'py>, pieces: &Pieces) -> Bound<'py, PyBytes> {
 #[pyfunction]
 pub(crate) fn send_pickled(obj: &Bound<'_, PyAny>, send_bytes: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = obj.py();
-    send(obj, |pieces| {
-        send_bytes.call1((joined(py, pieces),)).map(drop)
+    send(obj, |parts| {
+        let bytes = PyBytes::new(py, &parts.concat());
+        send_bytes.call1((bytes,)).map(drop)
     })
 }
 

@@ -174,6 +174,17 @@ fn dump(py: Python<'_>, object: &Bound<'_, PyAny>, buffers: Buffers) -> PyResult
     Ok(pickled)
 }
 
+/// A pickle in one piece, for whoever gets it as bytes: what it names lives on.
+pub(crate) fn dumped<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let py = object.py();
+    let pickler = py
+        .import("procession.reduction")?
+        .getattr("ForkingPickler")?;
+    let pickle = pickler.call_method1(intern!(py, "dumps"), (object,))?;
+    let bytes = py.get_type::<PyBytes>().call1((pickle,))?;
+    Ok(bytes.cast_into()?)
+}
+
 /// Unpickles an object.
 pub(crate) fn loads<'py>(
     py: Python<'py>,

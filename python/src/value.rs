@@ -181,6 +181,19 @@ impl Source<'_> {
         }
     }
 
+    /// How many bytes there are.
+    pub(crate) fn len(&self) -> usize {
+        self.extent.map_or(self.buffer.len(), Extent::len)
+    }
+
+    /// The pickle of the value, which is pickled for that if it came otherwise; user code may run.
+    pub(crate) fn pickled<'py>(&self, py: Python<'py>, kind: u8) -> PyResult<Bound<'py, PyBytes>> {
+        if kind == kind::PICKLE {
+            return self.bytes(py, 0);
+        }
+        pickle::dumped(&self.decode(py, kind, 0)?)
+    }
+
     /// All bytes from `at` on.
     pub(crate) fn bytes<'py>(&self, py: Python<'py>, at: usize) -> PyResult<Bound<'py, PyBytes>> {
         let Some(extent) = self.extent else {

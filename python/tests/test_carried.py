@@ -144,8 +144,8 @@ class Queues(CarriedCase):
 
 
     def test_pipes(self):
-        before = objects()
         reader, writer = self.context.Pipe(False)
+        before = objects()
         for number in range(3):
             writer.send({number: [self.context.Lock(), self.context.Queue(), self.context.Array('i', 3)]})
         waiting = objects()
@@ -162,8 +162,8 @@ class Queues(CarriedCase):
         self.assertEqual(objects(), before)
 
     def test_a_message_is_taken_out_of_a_pipe_once(self):
-        before = objects()
         reader, writer = self.context.Pipe(False)
+        before = objects()
         writer.send(self.context.Lock())
         text = reader.recv_bytes()
         use(pickle.loads(text))
@@ -192,8 +192,8 @@ class Processes(CarriedCase):
         self.assert_objects(before)
 
     def test_a_child_passes_things_through_pipes(self):
-        before = objects()
         ours, theirs = self.context.Pipe()
+        before = objects()
         child = self.start(echo, theirs)
         theirs.close()
         for _ in range(5):

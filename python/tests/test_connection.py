@@ -1,9 +1,12 @@
-"""Connections: CPython's frames on a pipe or a socket pair, and their ends in other processes."""
+"""Connections: pipes inside the tree, CPython's frames on pipes and sockets, and their ends in other processes."""
 
 import array
+import asyncio
+import contextlib
 import gc
 import os
 import pickle
+import select
 import signal
 import socket
 import struct
@@ -44,11 +47,25 @@ def use_socket(end):
     end.sendall(b'through a socket')
 
 
-class Here(helpers.Case):
+def connections(one, other, duplex):
+    """Connections made by hand, of descriptors."""
+    return connection.Connection(one, writable=duplex), connection.Connection(other, readable=duplex)
+
+
+class Interrupt(Exception):
+    """What a signal's handler raises."""
+
+
+def interrupt(*_):
+    raise Interrupt
+
+
+class Here:
+    """What holds for both kinds of connections."""
     method = 'fork'
 
     def pipe(self, duplex=True):
-        ends = connection.Pipe(duplex)
+        ends = self.ends(duplex)
         for end in ends:
             self.addCleanup(end.close)
         return ends
@@ -187,7 +204,7 @@ class Here(helpers.Case):
 
     def test_dropped_is_closed(self):
         before = helpers.descriptors()
-        ends = [connection.Pipe(duplex) for duplex in (True, False) for _ in range(5)]
+        ends = [self.ends(duplex) for duplex in (True, False) for _ in range(5)]
         self.assertEqual(len(helpers.descriptors()), len(before) + 20)
         del ends
         gc.collect()
@@ -216,6 +233,267 @@ class Here(helpers.Case):
         self.assertGreaterEqual(time.monotonic() - begun, 0.3)
         self.assertGreaterEqual(len(heard), 2)
 
+    def test_unpicklable_sends_nothing(self):
+        one, other = self.pipe()
+        with self.assertRaises((pickle.PicklingError, AttributeError)):
+            one.send(lambda: None)
+        self.assertFalse(other.poll())
+        one.send(1)
+        self.assertEqual(other.recv(), 1)
+
+    def test_for_any_pickle(self):
+        one, other = self.pipe()
+        again = reduction.ForkingPickler.loads(reduction.ForkingPickler.dumps(one))
+        with again:
+            again.send(1)
+            self.assertEqual(other.recv(), 1)
+
+    def test_objects_as_bytes_and_bytes_as_objects(self):
+        one, other = self.pipe()
+        values = [1, None, True, 2.5, 'text', b'bytes', (1, 'two'), [b'x' * 100_000], b'y' * 100_000, 1 << 90, {'a': object}]
+        for value in values:
+            one.send(value)
+            self.assertEqual(pickle.loads(other.recv_bytes()), value)
+            one.send(value)
+            room = bytearray(200_000)
+            length = other.recv_bytes_into(room, 5)
+            self.assertEqual(pickle.loads(room[5:5 + length]), value)
+            one.send_bytes(reduction.ForkingPickler.dumps(value))
+            self.assertEqual(other.recv(), value)
+        one.send('more than four bytes')
+        with self.assertRaisesRegex(OSError, 'bad message length'):
+            other.recv_bytes(4)
+
+    def test_buffers_that_are_no_use(self):
+        one, other = self.pipe()
+        for wrong in (memoryview(b'abcdef')[::2], memoryview(array.array('i', [1, 2, 3, 4]))[::2]):
+            self.assertRaises(TypeError, one.send_bytes, wrong)
+        self.assertFalse(other.poll())
+        one.send_bytes(b'kept')
+        for wrong in (b'not to be written', memoryview(bytearray(9))[::2]):
+            self.assertRaises(TypeError, other.recv_bytes_into, wrong)
+        self.assertEqual(other.recv_bytes(), b'kept')
+        room = bytearray(1 << 20)
+        for size in (1 << 20, 16384, 16385, 0):
+            message = os.urandom(size)
+            sender = threading.Thread(target=one.send_bytes, args=(message,))
+            sender.start()
+            self.assertEqual(other.recv_bytes_into(room), size)
+            self.assertTrue(room[:size] == message)
+            sender.join()
+
+    def test_readiness_is_exact(self):
+        one, other = self.pipe()
+
+        def ready():
+            looks = [bool(select.select([other], [], [], 0)[0]), bool(connection.wait([other], 0)), other.poll()]
+            self.assertEqual(len(set(looks)), 1)
+            return looks[0]
+
+        for size in (1, 100_000):
+            for _ in range(3):
+                self.assertFalse(ready())
+                one.send_bytes(b'x' * size)
+                self.assertTrue(ready())
+                other.recv_bytes()
+        self.assertFalse(ready())
+        one.close()
+        self.assertTrue(ready())
+        self.assertRaises(EOFError, other.recv)
+
+    def test_asyncio(self):
+        one, other = self.pipe()
+
+        async def main():
+            loop, heard = asyncio.get_running_loop(), asyncio.Queue()
+            loop.add_reader(other.fileno(), lambda: heard.put_nowait(other.recv()))
+            for value in (1, b'x' * 100_000):
+                one.send(value)
+                self.assertEqual(await heard.get(), value)
+            loop.remove_reader(other.fileno())
+
+        asyncio.run(main())
+
+    def test_descriptors_at_which_nobody_waits(self):
+        for size in self.sizes:
+            one, other = self.pipe()
+            for end in (one, other):
+                os.set_blocking(end.fileno(), False)
+            for use in (other.recv, other.recv_bytes, lambda: other.recv_bytes_into(bytearray(9))):
+                self.assertRaises(BlockingIOError, use)
+            self.assertFalse(other.poll(0.01))
+            sent = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    one.send_bytes(sent.to_bytes(4, 'big') * size)
+                    sent += 1
+            self.assertGreater(sent, 1)
+            for number in range(sent):
+                self.assertTrue(other.recv_bytes() == number.to_bytes(4, 'big') * size)
+            self.assertRaises(BlockingIOError, other.recv)
+            one.send(sent)
+            self.assertEqual(other.recv(), sent)
+
+    def test_a_signal_ends_a_wait(self):
+        one, other = self.pipe()
+        with helpers.handling(signal.SIGALRM, interrupt):
+            for wait in (other.recv, other.recv_bytes, lambda: other.poll(None),
+                         lambda: other.recv_bytes_into(bytearray(9))):
+                signal.setitimer(signal.ITIMER_REAL, 0.02)
+                self.assertRaises(Interrupt, wait)
+            one.send('kept')
+            self.assertEqual(other.recv(), 'kept')
+            for size in (8_000, 1 << 20):
+                signal.setitimer(signal.ITIMER_REAL, 0.1)
+                with self.assertRaises(Interrupt):
+                    while True:
+                        one.send_bytes(b'x' * size)
+
+    def test_threads_share_an_end(self):
+        one, other = self.pipe()
+        heard = []
+
+        def send(first):
+            for number in range(first, first + 200):
+                one.send((number, b'x' * (number % 3 * 20_000)))
+
+        def receive():
+            while (message := other.recv()) is not None:
+                self.assertEqual(message[1], b'x' * (message[0] % 3 * 20_000))
+                heard.append(message[0])
+
+        senders = [threading.Thread(target=send, args=(first,)) for first in (0, 200, 400)]
+        receivers = [threading.Thread(target=receive) for _ in range(3)]
+        for thread in senders + receivers:
+            thread.start()
+        for thread in senders:
+            thread.join()
+        for _ in receivers:
+            one.send(None)
+        for thread in receivers:
+            thread.join()
+        self.assertEqual(sorted(heard), list(range(600)))
+
+    def test_closed_while_another_thread_waits(self):
+        one, other = self.pipe()
+        seen = []
+
+        def receive():
+            try:
+                other.recv()
+            except OSError as error:
+                seen.append(error)
+
+        thread = threading.Thread(target=receive)
+        thread.start()
+        time.sleep(0.05)
+        other.close()
+        thread.join()
+        self.assertEqual([str(error) for error in seen], ['handle is closed'])
+
+    def test_a_handle_that_is_taken_stays_open(self):
+        one, other = self.pipe()
+        fd, one._handle = one._handle, None
+        self.assertTrue(one.closed)
+        del one
+        gc.collect()
+        os.fstat(fd)
+        os.close(fd)
+        self.assertRaises(EOFError, other.recv)
+
+    def test_a_fork_has_the_same_ends(self):
+        one, other = self.pipe()
+        pid = os.fork()
+        if not pid:
+            with contextlib.suppress(BaseException):
+                one.send((os.getpid(), b'x' * 50_000))
+            os._exit(0)
+        one.close()
+        self.assertEqual(other.recv(), (pid, b'x' * 50_000))
+        self.assertRaises(EOFError, other.recv)
+        os.waitpid(pid, 0)
+
+
+class PipeTest(Here, helpers.Case):
+    """Of pipes inside the tree."""
+    sizes = 1, 5_000, 50_000
+
+    def ends(self, duplex):
+        return connection.Pipe(duplex)
+
+    def test_a_descriptor_promises_no_bytes(self):
+        one, other = self.pipe()
+        with connection.Connection(os.dup(other.fileno())) as by_hand:
+            one.send('a message')
+            self.assertEqual(connection.wait([by_hand], 0), [by_hand])
+            self.assertTrue(by_hand.poll())
+            for use in (by_hand.recv, by_hand.recv_bytes, lambda: by_hand.send(1), lambda: by_hand.send_bytes(b'')):
+                with self.assertRaisesRegex(OSError, 'end of a pipe inside a tree'):
+                    use()
+        self.assertEqual(other.recv(), 'a message')
+
+    def test_of_no_use_in_another_tree(self):
+        one, other = self.pipe()
+        text = bytes(reduction.ForkingPickler.dumps(one))
+        done = self.script(f"""
+            import pickle
+            try:
+                pickle.loads({text!r})
+            except ValueError as error:
+                print(error)
+        """)
+        self.assertIn('in the tree of processes that it was made in', done.stdout)
+        one.close()
+        self.assertRaises(EOFError, other.recv)
+
+    def test_other_bytes_are_an_error(self):
+        one, other = self.pipe()
+        os.write(one.fileno(), b'any bytes')
+        with self.assertRaisesRegex(OSError, 'message of a pipe'):
+            other.recv()
+        one.send('next')
+        self.assertEqual(other.recv(), 'next')
+
+    def test_without_memory(self):
+        done = self.script("""
+            import resource
+            from procession import Pipe
+
+            def limit(more):
+                used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
+                most = used + more if more else resource.RLIM_INFINITY
+                resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+
+            def refused(use):
+                limit(100 << 20)
+                try:
+                    use()
+                except MemoryError:
+                    print('no memory')
+                limit(None)
+                one.send('goes on')
+                print(other.recv())
+
+            one, other = Pipe()
+            message = b'x' * (200 << 20)
+            refused(lambda: one.send_bytes(message))
+            one.send_bytes(message)
+            refused(other.recv_bytes)
+        """)
+        self.assertEqual((done.stdout, done.stderr), ('no memory\ngoes on\n' * 2, ''))
+
+
+class StreamTest(Here, helpers.Case):
+    """Of descriptors that carry CPython's frames: sockets, and pipes of the system that go one way."""
+    #: What a stream takes a part of is waited for: its rest must follow.
+    sizes = 1,
+
+    def ends(self, duplex):
+        if duplex:
+            one, other = socket.socketpair()
+            return connections(one.detach(), other.detach(), True)
+        return connections(*os.pipe(), False)
+
     def test_bad_headers(self):
         for header in (struct.pack('!i', -2), struct.pack('!i', -2**31)):
             reader, writer = self.pipe(False)
@@ -236,21 +514,6 @@ class Here(helpers.Case):
             writer.close()
             with self.assertRaisesRegex(OSError, 'got end of file during message'):
                 reader.recv_bytes()
-
-    def test_unpicklable_sends_nothing(self):
-        one, other = self.pipe()
-        with self.assertRaises((pickle.PicklingError, AttributeError)):
-            one.send(lambda: None)
-        self.assertFalse(other.poll())
-        one.send(1)
-        self.assertEqual(other.recv(), 1)
-
-    def test_for_any_pickle(self):
-        one, other = self.pipe()
-        again = reduction.ForkingPickler.loads(reduction.ForkingPickler.dumps(one))
-        with again:
-            again.send(1)
-            self.assertEqual(other.recv(), 1)
 
     def test_the_same_frames_as_the_standards(self):
         values = [None, 'text', {'a': [1, 2]}, b'x' * 16384, b'y' * 100_000]
@@ -331,16 +594,32 @@ class Between:
         child.join()
 
     def test_a_killed_sender(self):
-        reader, writer = self.both(False)
-        child = self.start(send_for_ever, writer)
-        writer.close()
-        for _ in range(3):
-            self.assertEqual(reader.recv_bytes(), b'x' * 300_000)
-        child.kill()
-        with self.assertRaises((EOFError, OSError)):
-            while True:
-                self.assertEqual(reader.recv_bytes(), b'x' * 300_000)
-        child.join()
+        for size in (10, 10_000, 300_000):
+            reader, writer = self.both(False)
+            child = self.start(send_for_ever, writer, size)
+            writer.close()
+            for _ in range(30):
+                self.assertEqual(reader.recv_bytes(), b'x' * size)
+            child.kill()
+            with self.assertRaises(EOFError):
+                while True:
+                    self.assertEqual(reader.recv_bytes(), b'x' * size)
+            child.join()
+
+    def test_a_killed_receiver(self):
+        for size in (10, 10_000, 300_000):
+            one, other = self.both()
+            child = self.start(receive_for_ever, other)
+            other.close()
+            for _ in range(30):
+                one.send_bytes(b'x' * size)
+            child.kill()
+            with self.assertRaises((BrokenPipeError, ConnectionResetError)):
+                while True:
+                    one.send_bytes(b'x' * size)
+            child.join()
+            with self.assertRaises((EOFError, ConnectionResetError)):
+                one.recv()
 
     def test_poll_and_wait_for_a_child(self):
         reader, writer = self.both(False)
@@ -358,9 +637,14 @@ class Between:
             self.assertEqual((child.exitcode, here.recv(100)), (0, b'through a socket'))
 
 
-def send_for_ever(writer):
+def send_for_ever(writer, size):
     while True:
-        writer.send_bytes(b'x' * 300_000)
+        writer.send_bytes(b'x' * size)
+
+
+def receive_for_ever(reader):
+    while True:
+        reader.recv_bytes()
 
 
 class ForkBetweenTest(Between, helpers.Case):

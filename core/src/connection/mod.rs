@@ -23,14 +23,35 @@ pub use stream::{
     receive_length, send, stream_pair, stream_pipe,
 };
 
-use crate::Error;
+use crate::sys::descriptor::{is_nonblocking, would_wait};
+use crate::sys::packet;
 use crate::wire::{AuthError, FrameError};
+use crate::{Error, Result};
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// How long a peer is waited for awake, at first, over a socket. One that is awake answers in 2 µs, in 6 over TCP, and has something else to do besides;
 /// one that sleeps is there after 10 to 20. A handshake's six answers, each slept for, take twice as long as this way.
 pub const AWAKE: Duration = Duration::from_micros(25);
+
+/// Whether a descriptor is an end of a pipe inside a tree, which carries no frames.
+#[must_use]
+pub fn is_pipe_end(descriptor: BorrowedFd<'_>) -> bool {
+    packet::is_one(descriptor).unwrap_or(false)
+}
+
+/// Whether a call may wait at a descriptor, for a face whose language lets the program say so: with `O_NONBLOCK`, which the calls
+/// of this module don't look at.
+///
+/// # Errors
+/// `Os` with EAGAIN where it may not, and what fcntl(2) says.
+pub fn may_wait(at: BorrowedFd<'_>) -> Result<()> {
+    if is_nonblocking(at)? {
+        return Err(would_wait());
+    }
+    Ok(())
+}
 
 /// Why nothing was sent, received or authenticated. Python: `EOFError` for `End`, `AuthenticationError` for `Auth`, else
 /// `OSError`.

@@ -185,6 +185,15 @@ impl Arena {
         family::take_place(&self.inner, place)
     }
 
+    /// A random number of the tree's, the same in all its processes: what names of objects are good in.
+    ///
+    /// # Errors
+    /// `Os` when its window can't be mapped.
+    pub fn id(&self) -> Result<u64> {
+        let [low, _] = self.inner.id()?;
+        Ok(low)
+    }
+
     /// The memfd, for a child that is to inherit it. Closed on exec.
     #[must_use]
     pub fn descriptor(&self) -> BorrowedFd<'_> {

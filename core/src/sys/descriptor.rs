@@ -1,8 +1,9 @@
 //! What descriptors of all kinds have in common. Source: dup(2), poll(2), socketpair(2).
 
-use super::demand;
-use crate::{Deadline, Result};
+use super::{ask, demand, failed};
+use crate::{Deadline, Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -62,6 +63,18 @@ pub(crate) fn readable<'fd>(
     let places = polled.iter().enumerate();
     let ready = places.filter(|(_, one)| !one.revents().is_empty());
     Ok(ready.map(|(place, _)| place).collect())
+}
+
+/// Whether the program has said that no call is to wait at it: `O_NONBLOCK`.
+pub(crate) fn is_nonblocking(descriptor: BorrowedFd<'_>) -> Result<bool> {
+    let flags = ask("fcntl(F_GETFL)", || rustix::fs::fcntl_getfl(descriptor));
+    let flags = flags.map_err(|errno| failed("fcntl(F_GETFL)", errno))?;
+    Ok(flags.contains(rustix::fs::OFlags::NONBLOCK))
+}
+
+/// The error of a call that would have waited there.
+pub(crate) fn would_wait() -> Error {
+    failed("poll", Errno::AGAIN)
 }
 
 /// Waits for nothing but the deadline, or a signal.

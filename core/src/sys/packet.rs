@@ -93,11 +93,22 @@ pub(crate) fn send(
 pub(crate) fn send_pieces(socket: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> Result<Sent> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     let mut nothing = SendAncillaryBuffer::default();
-    match ask("sendmsg", || sendmsg(socket, pieces, &mut nothing, flags)) {
+    // In one piece it is a call that has less to look at: a tenth of the price of a short packet.
+    let (name, sent) = match pieces {
+        [piece] => (
+            "send",
+            ask("send", || rustix::net::send(socket, piece, flags)),
+        ),
+        _ => {
+            let call = || sendmsg(socket, pieces, &mut nothing, flags);
+            ("sendmsg", ask("sendmsg", call))
+        }
+    };
+    match sent {
         Ok(_) => Ok(Sent::All),
         Err(Errno::AGAIN) => Ok(Sent::NoRoom),
         Err(Errno::CONNRESET) => Ok(Sent::Reset),
-        Err(errno) => Err(failed("sendmsg", errno)),
+        Err(errno) => Err(failed(name, errno)),
     }
 }
 

@@ -9,6 +9,21 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
+/// Why nothing was received.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) error: PyErr,
+    /// A message was there, and is one that isn't taken.
+    pub(super) is_refusal: bool,
+}
+
+impl From<PyErr> for Trouble {
+    fn from(error: PyErr) -> Self {
+        let is_refusal = false;
+        Self { error, is_refusal }
+    }
+}
+
 /// What the core's failure is in Python.
 pub(super) fn raise_failure(py: Python<'_>, failure: Failure) -> PyErr {
     let text = failure.to_string();

@@ -1,67 +1,77 @@
-//! Connections: messages on descriptors, in CPython's frames.
+//! Connections: messages between processes of a tree as a pipe carries them, and on any other descriptor in CPython's frames.
 //!
 //! A call first tries without letting go of the interpreter, when it has reason to think that it need not wait; then it waits without
-//! it. Each direction is one thread's at a time.
+//! it.
 
 mod address;
 mod baton;
 mod challenge;
 mod failure;
 mod listener;
+pub(crate) mod pipe;
 mod receive;
+mod stream;
 
 pub(crate) use baton::forget_turns;
 pub(crate) use challenge::{create_response, verify_response};
 pub(crate) use listener::{Listener, connect};
 
 use crate::blocking::{self, FOR_DATA};
-use crate::memory::{part, with_bytes};
+use crate::memory::{part, with_bytes, with_room};
 use crate::{parcel, pickle};
-use baton::Baton;
-use failure::{raise_error, raise_failure};
-use procession_core::connection::{self, Failure, Numbered};
-use procession_core::wire::{Decoder, FrameError};
+use failure::{Trouble, raise_error, raise_failure};
+use procession_core::connection::{self, Failure, Numbered, PipeEnd};
 use procession_core::{Deadline, Error, Result};
-use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
-use std::os::fd::{AsFd, IntoRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use stream::Stream;
 
-/// Up to so many bytes are copied to or from the kernel without letting go of the interpreter: some microseconds.
-const BRIEF_BYTES: u64 = 1 << 16;
-/// How many messages aren't hoped for after one that had to be waited for.
-const GLOOM: u8 = 15;
-
-/// One end of a socket, a pipe, or whatever else carries a stream of bytes.
+/// One end of a pipe, a socket, or whatever else carries a stream of bytes.
 #[pyclass(subclass, frozen, weakref, module = "procession._core")]
 pub(crate) struct Connection {
     handle: Mutex<Option<Arc<Handle>>>,
     readable: AtomicBool,
     writable: AtomicBool,
-    incoming: Baton<Decoder>,
-    /// False once a message was cut off in the middle: nothing that is sent behind it would be understood.
-    outgoing: Baton<bool>,
-    /// How many messages are to be waited for before one is hoped for.
-    gloom: AtomicU8,
 }
 
-/// The descriptor of a connection.
+/// What a connection has open.
 struct Handle {
-    descriptor: Numbered,
-    is_socket: bool,
+    way: Way,
     is_closed: AtomicBool,
 }
 
+/// How messages travel.
+enum Way {
+    /// As packets, within the tree.
+    Pipe(PipeEnd),
+    /// As frames, to anywhere.
+    Stream(Stream),
+}
+
 impl Handle {
-    /// The deadline of a call: none on a pipe, no call of which can be told not to wait. What is needed of one is there.
-    fn limit(&self, until: Deadline) -> Deadline {
-        if self.is_socket {
-            until
-        } else {
-            Deadline::NEVER
+    fn new(way: Way) -> Arc<Self> {
+        let is_closed = AtomicBool::new(false);
+        Arc::new(Self { way, is_closed })
+    }
+
+    fn numbered(&self) -> &Numbered {
+        match &self.way {
+            Way::Pipe(end) => end.descriptor(),
+            Way::Stream(stream) => stream.descriptor(),
         }
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.numbered().as_fd()
+    }
+
+    /// A BlockingIOError if the program has made the descriptor one that nobody waits at.
+    fn may_wait(&self) -> PyResult<()> {
+        connection::may_wait(self.descriptor()).map_err(raise_error)
     }
 
     /// Waits without the interpreter until `step` gives something, or this end is closed by another thread.
@@ -84,6 +94,16 @@ impl Handle {
         let given = waited.transpose();
         given.map_err(|failure| raise_failure(py, failure))
     }
+
+    /// As [`wait`](Self::wait), for as long as it takes.
+    fn wait_long<T: Send>(
+        &self,
+        py: Python<'_>,
+        step: impl FnMut(Deadline) -> Result<Option<T>, Failure> + Send,
+    ) -> PyResult<T> {
+        let given = self.wait(py, Deadline::NEVER, step)?;
+        given.ok_or_else(|| PyRuntimeError::new_err("a wait for ever has ended"))
+    }
 }
 
 #[pymethods]
@@ -95,9 +115,6 @@ impl Connection {
             handle: Mutex::default(),
             readable: AtomicBool::new(false),
             writable: AtomicBool::new(false),
-            incoming: Baton::new(|| Decoder::new(u64::MAX)),
-            outgoing: Baton::new(|| true),
-            gloom: AtomicU8::new(0),
         }
     }
 
@@ -118,9 +135,7 @@ impl Connection {
                 "at least one of `readable` and `writable` must be True",
             ));
         }
-        self.readable.store(readable, Ordering::Relaxed);
-        self.writable.store(writable, Ordering::Relaxed);
-        self.set(Some(descriptor));
+        self.begin(Way::Stream(Stream::new(descriptor)), readable, writable);
         Ok(())
     }
 
@@ -165,20 +180,29 @@ impl Connection {
     #[getter]
     fn _handle(&self) -> Option<RawFd> {
         let handle = self.lock();
-        handle.as_ref().map(|handle| handle.descriptor.number())
+        handle.as_ref().map(|handle| handle.numbered().number())
     }
 
     /// Another descriptor, or none: the one before is left open, since somebody has taken it.
     #[setter(_handle)]
     fn set_handle(&self, number: Option<RawFd>) {
-        if let Some(before) = self.set(number.and_then(Numbered::new)) {
-            before.descriptor.disown();
+        let stream = number.and_then(Numbered::new).map(Stream::new);
+        if let Some(before) = self.set(stream.map(Way::Stream)) {
+            before.numbered().disown();
+        }
+    }
+
+    /// What another process of the tree makes the same end of a pipe of, with its descriptor; None for any other stream.
+    fn _pipe_name(&self, py: Python<'_>) -> PyResult<Option<(u64, u64, u64)>> {
+        match &self.open()?.way {
+            Way::Pipe(end) => pipe::name(py, end).map(Some),
+            Way::Stream(_) => Ok(None),
         }
     }
 
     /// The descriptor.
     fn fileno(&self) -> PyResult<RawFd> {
-        Ok(self.open()?.descriptor.number())
+        Ok(self.open()?.numbered().number())
     }
 
     /// Closes it.
@@ -198,22 +222,23 @@ impl Connection {
         offset: isize,
         size: Option<isize>,
     ) -> PyResult<()> {
-        let handle = self.for_sending()?;
+        let (py, handle) = (buf.py(), self.for_sending()?);
         with_bytes(buf, |bytes| {
-            self.write(buf.py(), &handle, &[part(bytes, offset, size)?])
+            let parts = [part(bytes, offset, size)?];
+            match &handle.way {
+                Way::Pipe(end) => pipe::send_pickle(py, &handle, end, &parts),
+                Way::Stream(stream) => stream.send(py, &handle, &parts),
+            }
         })
     }
 
     /// Sends an object.
     fn send(&self, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, handle) = (obj.py(), self.for_sending()?);
-        parcel::send(obj, |pieces| match pieces.as_slice() {
-            [piece] => self.write(py, &handle, &[piece.as_bytes(py)]),
-            pieces => {
-                let pieces: Vec<_> = pieces.iter().map(|piece| piece.as_bytes(py)).collect();
-                self.write(py, &handle, &pieces)
-            }
-        })
+        match &handle.way {
+            Way::Pipe(end) => pipe::send(obj, &handle, end),
+            Way::Stream(stream) => parcel::send(obj, |parts| stream.send(py, &handle, parts)),
+        }
     }
 
     /// Receives a message as bytes; an OSError ends the connection if it has more than `maxlength`.
@@ -227,24 +252,44 @@ impl Connection {
         let limit = maxlength.map_or(Ok(u64::MAX), |limit| {
             u64::try_from(limit).map_err(|_| PyValueError::new_err("negative maxlength"))
         })?;
-        self.read(py, &handle, limit)
+        self.unless_refused(match &handle.way {
+            Way::Pipe(end) => pipe::receive_pickle(py, &handle, end, limit),
+            Way::Stream(stream) => stream.receive(py, &handle, limit),
+        })
+    }
+
+    /// Receives a message into a buffer, from an offset on, and gives its length. Where it doesn't fit, `BufferTooShort` has it.
+    #[pyo3(signature = (buf, offset=0))]
+    fn recv_bytes_into(&self, buf: &Bound<'_, PyAny>, offset: isize) -> PyResult<usize> {
+        let (py, handle) = (buf.py(), self.for_receiving()?);
+        with_room(buf, offset, |room| {
+            self.unless_refused(match &handle.way {
+                Way::Pipe(end) => pipe::receive_into(py, &handle, end, room),
+                Way::Stream(stream) => stream.receive_into(py, &handle, room),
+            })
+        })
     }
 
     /// Receives an object; EOFError once the other side is closed and all is received.
     fn recv<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let message = self.read(py, &*self.for_receiving()?, u64::MAX)?;
-        pickle::loads(py, &message)
+        let handle = self.for_receiving()?;
+        match &handle.way {
+            Way::Pipe(end) => pipe::receive(py, &handle, end),
+            Way::Stream(stream) => {
+                let message = stream.receive(py, &handle, u64::MAX);
+                pickle::loads(py, &self.unless_refused(message)?)
+            }
+        }
     }
 
     /// Whether something can be received, waiting for it so many seconds (None: as long as it takes).
     #[pyo3(signature = (timeout=Some(0.0)), text_signature = "($self, timeout=0.0)")]
     fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let handle = self.for_receiving()?;
-        let stream = handle.descriptor.as_fd();
+        let stream = handle.descriptor();
         let deadline = blocking::deadline(true, timeout);
         if deadline.passed() {
-            let now = blocking::call(py, || connection::can_receive(stream, Deadline::now()));
-            return now;
+            return blocking::call(py, || connection::can_receive(stream, Deadline::now()));
         }
         let ready = handle.wait(py, deadline, |until| {
             Ok(connection::can_receive(stream, until)?.then_some(()))
@@ -258,16 +303,15 @@ impl Connection {
         self.handle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has another descriptor from now on. The one before is closed when nobody waits at it any more.
-    fn set(&self, descriptor: Option<Numbered>) -> Option<Arc<Handle>> {
-        let handle = descriptor.map(|descriptor| {
-            Arc::new(Handle {
-                is_socket: connection::is_socket(descriptor.as_fd()),
-                descriptor,
-                is_closed: AtomicBool::new(false),
-            })
-        });
-        let before = std::mem::replace(&mut *self.lock(), handle);
+    fn begin(&self, way: Way, readable: bool, writable: bool) {
+        self.readable.store(readable, Ordering::Relaxed);
+        self.writable.store(writable, Ordering::Relaxed);
+        drop(self.set(Some(way)));
+    }
+
+    /// Has something else open from now on. What was open before is closed when nobody waits at it any more.
+    fn set(&self, way: Option<Way>) -> Option<Arc<Handle>> {
+        let before = std::mem::replace(&mut *self.lock(), way.map(Handle::new));
         if let Some(before) = &before {
             before.is_closed.store(true, Ordering::Relaxed);
         }
@@ -295,91 +339,17 @@ impl Connection {
         Err(PyOSError::new_err("connection is read-only"))
     }
 
-    fn write(&self, py: Python<'_>, handle: &Handle, pieces: &[&[u8]]) -> PyResult<()> {
-        let is_whole = self.outgoing.take(py)?;
-        let mut sent = 0;
-        let written = if is_whole {
-            write(py, handle, pieces, &mut sent)
-        } else {
-            Err(PyOSError::new_err(
-                "a message before this one was cut off in the middle",
-            ))
-        };
-        self.outgoing
-            .put(is_whole && (written.is_ok() || sent == 0));
-        written
+    /// What was received. After a refusal what follows can't be told apart any more; what was sent may still be read.
+    fn unless_refused<T>(&self, received: Result<T, Trouble>) -> PyResult<T> {
+        received.map_err(|trouble| {
+            if trouble.is_refusal {
+                if self.writable() {
+                    self.readable.store(false, Ordering::Relaxed);
+                } else {
+                    self.close();
+                }
+            }
+            trouble.error
+        })
     }
-
-    fn read<'py>(
-        &self,
-        py: Python<'py>,
-        handle: &Handle,
-        limit: u64,
-    ) -> PyResult<Bound<'py, PyBytes>> {
-        let mut decoder = self.incoming.take(py)?;
-        decoder.set_limit(limit);
-        let hopes = handle.is_socket && self.gloom.load(Ordering::Relaxed) == 0;
-        let (received, came_at_once) = receive::message(py, handle, &mut decoder, hopes);
-        self.gloom.store(
-            match self.gloom.load(Ordering::Relaxed) {
-                _ if came_at_once => 0,
-                0 => GLOOM,
-                gloom => gloom - 1,
-            },
-            Ordering::Relaxed,
-        );
-        let is_refused = matches!(
-            decoder.wanted(),
-            Err(FrameError::Negative { .. } | FrameError::TooLong { .. })
-        );
-        if is_refused {
-            self.refuse();
-        }
-        self.incoming.put(decoder);
-        received
-    }
-
-    /// What follows can't be told apart any more; what was sent may still be read.
-    fn refuse(&self) {
-        if self.writable() {
-            self.readable.store(false, Ordering::Relaxed);
-        } else {
-            self.close();
-        }
-    }
-}
-
-fn write(py: Python<'_>, handle: &Handle, pieces: &[&[u8]], sent: &mut u64) -> PyResult<()> {
-    let stream = handle.descriptor.as_fd();
-    if !handle.is_socket {
-        // No call of a pipe can be told not to wait but all of them at once.
-        handle.wait(py, Deadline::NEVER, |_| {
-            connection::send(stream, pieces, sent, Deadline::NEVER).map(Some)
-        })?;
-        return Ok(());
-    }
-    let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-    if length <= BRIEF_BYTES {
-        match connection::send(stream, pieces, sent, Deadline::now()) {
-            Ok(true) => return Ok(()),
-            Ok(false) | Err(Failure::System(Error::Interrupted)) => {}
-            Err(failure) => return Err(raise_failure(py, failure)),
-        }
-    }
-    handle.wait(py, Deadline::NEVER, |until| {
-        Ok(connection::send(stream, pieces, sent, until)?.then_some(()))
-    })?;
-    Ok(())
-}
-
-/// The descriptors of two connected ends; of one that receives and one that sends if not duplex.
-#[pyfunction]
-pub(crate) fn pipe(duplex: bool) -> PyResult<(RawFd, RawFd)> {
-    let ends = if duplex {
-        connection::stream_pair()
-    } else {
-        connection::stream_pipe()
-    };
-    let (one, other) = ends.map_err(raise_error)?;
-    Ok((one.into_raw_fd(), other.into_raw_fd()))
 }

@@ -1,7 +1,8 @@
 //! A message, straight from the kernel into the bytes object that the program gets.
 
+use super::Handle;
 use super::failure::{raise_error, raise_failure};
-use super::{BRIEF_BYTES, Handle};
+use super::stream::{BRIEF_BYTES, Stream};
 use crate::memory::Growing;
 use procession_core::connection::{Failure, can_receive, receive_body, receive_length};
 use procession_core::wire::frame::AHEAD_MAX;
@@ -10,7 +11,7 @@ use procession_core::{Deadline, Error};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 /// Beyond `AHEAD_MAX`, so that a pickle of so many bytes isn't moved for the few that it has besides.
 const SLACK: usize = 1 << 10;
@@ -19,30 +20,39 @@ const SLACK: usize = 1 << 10;
 pub(super) fn message<'py>(
     py: Python<'py>,
     handle: &Handle,
+    stream: &Stream,
     decoder: &mut Decoder,
     hopes: bool,
 ) -> (PyResult<Bound<'py, PyBytes>>, bool) {
-    let stream = handle.descriptor.as_fd();
+    let from = stream.as_fd();
     if hopes {
-        match length(stream, decoder, Deadline::now()) {
-            Ok(Some(length)) => return (body(py, handle, decoder, length), true),
+        match length(from, decoder, Deadline::now()) {
+            Ok(Some(length)) => return (body(py, handle, stream, decoder, length), true),
             Ok(None) | Err(Failure::System(Error::Interrupted)) => {}
             Err(failure) => return (Err(raise_failure(py, failure)), false),
         }
     }
-    let waited = handle.wait(py, Deadline::NEVER, |until| {
+    if let Err(error) = may_begin(handle, from) {
+        return (Err(error), false);
+    }
+    let waited = handle.wait_long(py, |until| {
         // Asking a socket before it says something would be in vain, and a pipe can't be asked.
-        if !can_receive(stream, until)? {
+        if !can_receive(from, until)? {
             return Ok(None);
         }
-        length(stream, decoder, handle.limit(until))
+        length(from, decoder, stream.limit(until))
     });
-    let received = match waited {
-        Ok(Some(length)) => body(py, handle, decoder, length),
-        Ok(None) => Err(raise_failure(py, Failure::Late)),
-        Err(error) => Err(error),
-    };
+    let received = waited.and_then(|length| body(py, handle, stream, decoder, length));
     (received, false)
+}
+
+/// A BlockingIOError where there is nothing to receive yet and the program wants to wait for nothing.
+pub(super) fn may_begin(handle: &Handle, from: BorrowedFd<'_>) -> PyResult<()> {
+    let may_wait = handle.may_wait();
+    if may_wait.is_err() && can_receive(from, Deadline::now()).map_err(raise_error)? {
+        return Ok(());
+    }
+    may_wait
 }
 
 fn length(
@@ -51,16 +61,21 @@ fn length(
     deadline: Deadline,
 ) -> Result<Option<u64>, Failure> {
     let length = receive_length(stream, decoder, deadline);
-    if let Err(Failure::Frame(FrameError::NoHeader { .. } | FrameError::NoBody { .. })) = &length {
-        // What was cut off is told once; behind it is the end.
+    told(decoder, length)
+}
+
+/// What was cut off is told once; behind it is the end.
+pub(super) fn told<T>(decoder: &mut Decoder, came: Result<T, Failure>) -> Result<T, Failure> {
+    if let Err(Failure::Frame(FrameError::NoHeader { .. } | FrameError::NoBody { .. })) = &came {
         decoder.pass();
     }
-    length
+    came
 }
 
 fn body<'py>(
     py: Python<'py>,
     handle: &Handle,
+    stream: &Stream,
     decoder: &mut Decoder,
     length: u64,
 ) -> PyResult<Bound<'py, PyBytes>> {
@@ -80,7 +95,7 @@ fn body<'py>(
             let room = length.min(bytes.len() + AHEAD_MAX);
             bytes = bytes.grow(py, room)?;
         }
-        match more(py, handle, &mut bytes, length) {
+        match more(py, handle, stream, &mut bytes, length) {
             Ok(0) => {
                 // So the decoder knows what is missing.
                 let _ = decoder.push(bytes.filled());
@@ -99,11 +114,17 @@ fn body<'py>(
 }
 
 /// Receives the next bytes of a body, and says how many.
-fn more(py: Python<'_>, handle: &Handle, bytes: &mut Growing, length: usize) -> PyResult<usize> {
-    let stream = handle.descriptor.as_fd();
-    if handle.is_socket && length as u64 <= BRIEF_BYTES {
+fn more(
+    py: Python<'_>,
+    handle: &Handle,
+    stream: &Stream,
+    bytes: &mut Growing,
+    length: usize,
+) -> PyResult<usize> {
+    let from = stream.as_fd();
+    if stream.is_socket && length as u64 <= BRIEF_BYTES {
         // It follows its header at once.
-        match bytes.fill(|room| receive_body(stream, room, Deadline::now())) {
+        match bytes.fill(|room| receive_body(from, room, Deadline::now())) {
             Ok(Some(came)) => return Ok(came),
             Ok(None) | Err(Error::Interrupted) => {}
             Err(error) => return Err(raise_error(error)),
@@ -111,7 +132,7 @@ fn more(py: Python<'_>, handle: &Handle, bytes: &mut Growing, length: usize) -> 
     }
     let came = bytes.fill(|room| {
         handle.wait(py, Deadline::NEVER, |until| {
-            Ok(receive_body(stream, room, handle.limit(until))?)
+            Ok(receive_body(from, room, stream.limit(until))?)
         })
     })?;
     Ok(came.unwrap_or(0))

@@ -4,15 +4,14 @@
 
 use super::{Inner, NO_READER, NO_WRITER, decode, get_at_last, put_value, store};
 use crate::error::raise;
-use crate::memory::{part, with_bytes};
+use crate::memory::{fill, part, with_bytes, with_room};
 use crate::value::{Source, kind};
-use crate::{blocking, value};
+use crate::{blocking, pickle, value};
 use procession_core::{Carried, Taken};
 use pyo3::exceptions::{PyOSError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PySlice, PyTuple};
+use pyo3::types::PyBytes;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
@@ -112,23 +111,10 @@ impl QueueReader {
         buf: &Bound<'_, PyAny>,
         offset: isize,
     ) -> PyResult<usize> {
-        let view = bytes_of(buf)?;
-        let room = view.len()?;
-        let Ok(start) = usize::try_from(offset) else {
-            return Err(PyValueError::new_err("negative offset"));
-        };
-        if start > room {
-            return Err(PyValueError::new_err("offset too large"));
-        }
-        let bytes = self.receive(py, pickled)?;
-        let length = bytes.as_bytes().len();
-        if length > room - start {
-            let error = py.import("procession.context")?.getattr("BufferTooShort")?;
-            return Err(PyErr::from_value(error.call1((bytes,))?));
-        }
-        let part = PySlice::new(py, offset, (start + length).cast_signed(), 1);
-        view.set_item(part, bytes)?;
-        Ok(length)
+        with_room(buf, offset, |room| {
+            let bytes = self.receive(py, pickled)?;
+            fill(room, bytes)
+        })
     }
 
     /// A descriptor that is readable while an object can be received, until this process lets go of the queue.
@@ -207,28 +193,14 @@ impl QueueWriter {
     }
 }
 
-/// The memory of a buffer, byte by byte.
-fn bytes_of<'py>(buffer: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let view = buffer.py().import("builtins")?.getattr("memoryview")?;
-    view.call1((buffer,))?.call_method1("cast", ("B",))
-}
-
 /// The pickle of a message's object. One that names others is pickled again: its bytes alone wouldn't hold them.
 fn pickled<'py>(py: Python<'py>, taken: &Taken, buffer: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
-    if taken.tag == kind::PICKLE && taken.carried.names().is_empty() {
-        let source = Source {
-            buffer,
-            extent: taken.extent.as_ref(),
-        };
-        return source.bytes(py, 0);
+    if !taken.carried.names().is_empty() {
+        return pickle::dumped(&decode(py, taken, buffer)?);
     }
-    let object = decode(py, taken, buffer)?;
-    let pickler = py
-        .import("procession.reduction")?
-        .getattr("ForkingPickler")?;
-    let pickle = pickler.call_method1(intern!(py, "dumps"), (object,))?;
-    Ok(py
-        .get_type::<PyBytes>()
-        .call1(PyTuple::new(py, [pickle])?)?
-        .cast_into()?)
+    let source = Source {
+        buffer,
+        extent: taken.extent.as_ref(),
+    };
+    source.pickled(py, taken.tag)
 }

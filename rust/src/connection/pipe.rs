@@ -13,7 +13,7 @@ pub type Pipe<S, R = S> = (Connection<S, R>, Connection<R, S>);
 /// Makes a pipe: its first end sends `S` and receives `R`, its second one the other way round.
 ///
 /// Two descriptors, 256 bytes of shared memory. A message of at most 16 KiB goes through the kernel, with one system call on each side;
-/// a longer one lies in shared memory meanwhile, about a megabyte at a time. Dropping an end is how the other learns that nothing more will come: give one end to a child and it
+/// a longer one lies in shared memory meanwhile, about three megabytes at a time. Dropping an end is how the other learns that nothing more will come: give one end to a child and it
 /// is yours no more, keep none of what is the child's.
 ///
 /// # Errors
