@@ -322,8 +322,9 @@ class ListenerTest(helpers.Case):
                 pass
         silent = socket.create_server(('127.0.0.1', 0))
         self.addCleanup(silent.close)
-        one, other = connection.Pipe()
-        reader, writer = connection.Pipe(False)
+        one, other = ends()
+        read, write = os.pipe()
+        reader, writer = connection.Connection(read, writable=False), connection.Connection(write, readable=False)
         for end in (one, other, reader, writer):
             self.addCleanup(end.close)
         waits = {
@@ -402,6 +403,11 @@ class ChallengeTest(unittest.TestCase):
                     connection.answer_challenge(one, KEY)
 
 
+def ends():
+    """Both ends of a stream: what descriptors are read and written by."""
+    return [connection.Connection(one.detach()) for one in socket.socketpair()]
+
+
 class SharedEndTest(helpers.Case):
     """What subclasses and threads may do with an end."""
     method = 'fork'
@@ -440,8 +446,8 @@ class SharedEndTest(helpers.Case):
         other.close()
 
     def test_a_fork_while_a_thread_receives(self):
-        one, other = connection.Pipe()
-        here, there = connection.Pipe()
+        one, other = ends()
+        here, there = ends()
         waiting = InThread(other.recv)
         time.sleep(0.1)
         there.send('to the child')
@@ -508,7 +514,7 @@ class SharedEndTest(helpers.Case):
             def _recv_bytes(self, maxsize=None):
                 return io.BytesIO(super()._recv_bytes(maxsize).getvalue().upper())
 
-        one, other = connection.Pipe()
+        one, other = ends()
         for kind, heard in ((Loud, b'loud!'), (Louder, b'loud!')):
             loud = kind(os.dup(one.fileno()))
             self.assertIsInstance(loud, connection._ConnectionBase)
@@ -521,7 +527,7 @@ class SharedEndTest(helpers.Case):
         other.close()
 
     def test_a_descriptor_taken_away(self):
-        one, other = connection.Pipe()
+        one, other = ends()
         fd = one._handle
         self.assertEqual(fd, one.fileno())
         one._handle = None
