@@ -4,7 +4,9 @@ use super::Handle;
 use super::failure::{raise_error, raise_failure};
 use super::stream::{BRIEF_BYTES, Stream};
 use crate::memory::Growing;
-use procession_core::connection::{Failure, can_receive, receive_body, receive_length};
+use procession_core::connection::{
+    Failure, can_receive, can_receive_soon, receive_body, receive_length,
+};
 use procession_core::wire::frame::AHEAD_MAX;
 use procession_core::wire::{Decoder, FrameError};
 use procession_core::{Deadline, Error};
@@ -37,7 +39,7 @@ pub(super) fn message<'py>(
     }
     let waited = handle.wait_long(py, |until| {
         // Asking a socket before it says something would be in vain, and a pipe can't be asked.
-        if !can_receive(from, until)? {
+        if !can_receive_soon(from, &stream.patience, until)? {
             return Ok(None);
         }
         length(from, decoder, stream.limit(until))

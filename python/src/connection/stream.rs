@@ -4,7 +4,7 @@ use super::baton::Baton;
 use super::failure::{Trouble, raise_failure};
 use super::{Handle, receive};
 use crate::memory::too_short;
-use procession_core::connection::{self, Failure, Numbered, Received};
+use procession_core::connection::{self, AWAKE, Failure, Numbered, Patience, Received};
 use procession_core::wire::{Decoder, FrameError};
 use procession_core::{Deadline, Error};
 use pyo3::exceptions::PyOSError;
@@ -29,6 +29,8 @@ pub(super) struct Stream {
     outgoing: Baton<bool>,
     /// How many messages are to be waited for before one is hoped for.
     gloom: AtomicU8,
+    /// How long a wait for a message is awake.
+    pub(super) patience: Patience,
 }
 
 impl Stream {
@@ -40,6 +42,7 @@ impl Stream {
             incoming: Baton::new(|| Decoder::new(u64::MAX)),
             outgoing: Baton::new(|| true),
             gloom: AtomicU8::new(0),
+            patience: Patience::up_to(AWAKE),
         }
     }
 
