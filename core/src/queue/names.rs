@@ -7,6 +7,9 @@
 //!   8+16n      the message
 //! ```
 
+#[cfg(all(loom, test))]
+mod orders;
+
 use super::layout::{HEADER, QueueState, Record, SEGMENT};
 use crate::shm::arena::Member;
 use crate::shm::blocks;
