@@ -2,12 +2,11 @@
 
 use super::layout::{self, End, HEADER, POSITION, QueueState, Record, repair_get};
 use super::message::{Message, Taken};
-use super::put::patient;
 use super::{Claim, Queue, names, tasks};
 use crate::shm::bell::Rung;
 use crate::shm::blocks;
 use crate::shm::layout::index;
-use crate::shm::robust::Held;
+use crate::shm::robust::{Held, Limit};
 use crate::shm::{Carried, Extent};
 use crate::sys::word::{Acquire, Cell, Relaxed, Release};
 use crate::{Deadline, Error, Result};
@@ -29,7 +28,8 @@ enum Found {
 impl Queue {
     /// Takes the next message, or gives `None` once the deadline has passed.
     ///
-    /// Copies the bytes once. Waits awake for a moment, then sleeps until there is a message.
+    /// Copies the bytes once. Waits awake for a moment, then sleeps until there is a message. With a deadline that has passed it
+    /// sleeps only, for 50 ms at most, for another process that is just taking a message; not for one that is stopped there.
     ///
     /// # Errors
     /// `Closed` when the queue was closed and is empty, `Interrupted` when a signal handler ran while it slept; `Os` when
@@ -97,7 +97,7 @@ impl Queue {
 
     fn poll_until(&self, deadline: Deadline) -> Result<bool> {
         let state = self.entered()?;
-        let patience = patient(deadline);
+        let limit = Limit::of_call(deadline);
         let mut unsettled = 0;
         loop {
             if state.put.count.load(Acquire) > state.get.count.load(Acquire) {
@@ -106,7 +106,7 @@ impl Queue {
             if deadline != Deadline::NEVER && deadline.passed() {
                 return Ok(false);
             }
-            let Some(held) = self.lock_get(state, patience)? else {
+            let Some(held) = self.lock_get(state, limit)? else {
                 return Ok(false);
             };
             self.handle.member().sound()?;
@@ -117,7 +117,7 @@ impl Queue {
                 Record::Jump { segment } => self.cross(state, position, left, segment)?,
                 Record::Inline { .. } | Record::Extent { .. } => return Ok(true),
             };
-            if !self.go_on(state, held, &found, &mut unsettled, [deadline, patience])? {
+            if !self.go_on(state, held, &found, &mut unsettled, deadline, limit)? {
                 return Ok(false);
             }
         }
@@ -164,7 +164,7 @@ impl Queue {
     ) -> Result<Option<Taken>> {
         let state = self.entered()?;
         let member = self.handle.member();
-        let patience = patient(deadline);
+        let limit = Limit::of_call(deadline);
         let mut unsettled = 0;
         // A put that returned has counted its message. Who doesn't wait must not wait for one who sleeps here either.
         if deadline != Deadline::NEVER
@@ -177,7 +177,7 @@ impl Queue {
         loop {
             // Dropped after the lock is released, since that takes another one.
             let mut carried = Carried::default();
-            let Some(held) = self.lock_get(state, patience)? else {
+            let Some(held) = self.lock_get(state, limit)? else {
                 return Ok(None);
             };
             member.sound()?;
@@ -187,8 +187,7 @@ impl Queue {
                     return Ok(Some(taken));
                 }
                 found => {
-                    let limits = [deadline, patience];
-                    if !self.go_on(state, held, &found, &mut unsettled, limits)? {
+                    if !self.go_on(state, held, &found, &mut unsettled, deadline, limit)? {
                         return Ok(None);
                     }
                 }
@@ -196,15 +195,16 @@ impl Queue {
         }
     }
 
-    /// What has to be done before the next look, when one has found no message; false once a deadline has passed: the first
-    /// is the call's, the second for locks.
+    /// What has to be done before the next look, when one has found no message; false once the deadline has
+    /// passed, or the limit of locks is reached.
     fn go_on(
         &self,
         state: &QueueState,
         held: Held<'_>,
         found: &Found,
         unsettled: &mut u64,
-        [deadline, patience]: [Deadline; 2],
+        deadline: Deadline,
+        limit: Limit,
     ) -> Result<bool> {
         match *found {
             Found::Left(segment) => {
@@ -216,7 +216,7 @@ impl Queue {
             Found::Unsettled(at) => {
                 *unsettled = at;
                 drop(held);
-                return self.settle_put(state, patience);
+                return self.settle_put(state, limit);
             }
             Found::Nothing => return self.wait_for_more(state, deadline),
             Found::Again | Found::Taken(..) => {}
@@ -396,15 +396,11 @@ impl Queue {
         })
     }
 
-    /// The get lock, with everything repaired; `None` once the deadline has passed.
+    /// The get lock, with everything repaired; `None` once the limit is reached.
     #[inline]
-    fn lock_get<'a>(
-        &'a self,
-        state: &'a QueueState,
-        deadline: Deadline,
-    ) -> Result<Option<Held<'a>>> {
+    fn lock_get<'a>(&'a self, state: &'a QueueState, limit: Limit) -> Result<Option<Held<'a>>> {
         loop {
-            let Some(mut held) = state.get_lock.lock(deadline)? else {
+            let Some(mut held) = state.get_lock.lock(limit)? else {
                 return Ok(None);
             };
             if !held.recovered {

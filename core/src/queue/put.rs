@@ -5,11 +5,10 @@ use super::{Queue, layout::repair_put, names};
 use crate::shm::Carried;
 use crate::shm::bell::Rung;
 use crate::shm::extent::Run;
-use crate::shm::robust::{Held, LOOK_AGAIN};
+use crate::shm::robust::{Held, LOOK_AGAIN, Limit};
 use crate::sys::clock;
 use crate::sys::word::{Acquire, Cell, Relaxed, Release};
 use crate::{Deadline, Error, Result};
-use std::time::Duration;
 
 /// With more messages than this waiting, each new segment offers the processor to the consumers.
 const BACKLOG: u64 = 8192;
@@ -19,7 +18,8 @@ const BACKLOG: u64 = 8192;
 pub enum Put {
     /// The queue has the message, whatever happens to the caller from now on.
     Stored,
-    /// There was no room until the deadline, or a process is stopped that holds what a put needs.
+    /// There was no room until the deadline, or a process is stopped that holds what a put needs: then a call that doesn't wait
+    /// says so at once.
     Full,
 }
 
@@ -84,7 +84,7 @@ impl Queue {
         }
         let member = self.handle.member();
         self.pace.keep(self.entered()?, length);
-        let Some(run) = Run::take(member, length, patient(deadline))? else {
+        let Some(run) = Run::take(member, length, Limit::of_call(deadline))? else {
             return Ok(Put::Full);
         };
         run.fill(parts)?;
@@ -159,14 +159,14 @@ impl Queue {
         deadline: Deadline,
     ) -> Result<Put> {
         let state = self.entered()?;
-        let patience = patient(deadline);
+        let limit = Limit::of_call(deadline);
         let mut spare: Option<Run<'_>> = None;
         // Who doesn't wait must not wait for one who sleeps for room either.
         if deadline != Deadline::NEVER && !state.has_room() && deadline.passed() {
             return Ok(Put::Full);
         }
         loop {
-            let Some(held) = self.lock_put(state, patience)? else {
+            let Some(held) = self.lock_put(state, limit)? else {
                 return Ok(Put::Full);
             };
             match self.wait_for_room(state, deadline)? {
@@ -184,7 +184,7 @@ impl Queue {
                     self.link_segment(state, position, next)?;
                 } else {
                     drop(held);
-                    spare = Run::take(self.handle.member(), SEGMENT, patience)?;
+                    spare = Run::take(self.handle.member(), SEGMENT, limit)?;
                     if spare.is_none() {
                         return Ok(Put::Full);
                     }
@@ -263,15 +263,11 @@ impl Queue {
         Ok(())
     }
 
-    /// The put lock, with everything repaired; `None` once the deadline has passed.
+    /// The put lock, with everything repaired; `None` once the limit is reached.
     #[inline]
-    fn lock_put<'a>(
-        &'a self,
-        state: &'a QueueState,
-        deadline: Deadline,
-    ) -> Result<Option<Held<'a>>> {
+    fn lock_put<'a>(&'a self, state: &'a QueueState, limit: Limit) -> Result<Option<Held<'a>>> {
         loop {
-            let Some(mut held) = state.put_lock.lock(deadline)? else {
+            let Some(mut held) = state.put_lock.lock(limit)? else {
                 return Ok(None);
             };
             if !held.recovered {
@@ -317,8 +313,8 @@ impl Queue {
 
     /// Lets a producer that stands between two stores finish, or repairs what a dead one left: on return the
     /// producers' position is up to date.
-    pub(super) fn settle_put(&self, state: &QueueState, deadline: Deadline) -> Result<bool> {
-        Ok(self.lock_put(state, deadline)?.is_some())
+    pub(super) fn settle_put(&self, state: &QueueState, limit: Limit) -> Result<bool> {
+        Ok(self.lock_put(state, limit)?.is_some())
     }
 }
 
@@ -326,33 +322,4 @@ impl Queue {
 #[inline]
 fn fits(position: u64, segment: u64, record: Record) -> bool {
     segment != 0 && position + record.bytes() + HEADER <= segment + SEGMENT
-}
-
-/// For the internal locks of one call: those that don't wait try them for as long as a critical section may take if
-/// its holder is not running at the moment, and give up on one that is stopped.
-pub(super) fn patient(deadline: Deadline) -> Deadline {
-    match deadline.remaining() {
-        // From the deadline on, not from now: a call that signals interrupt is made again with the same one.
-        Some(left) if left < LOOK_AGAIN => deadline.later(LOOK_AGAIN),
-        Some(_) => deadline,
-        None => Deadline::NEVER,
-    }
-}
-
-const _: () = assert!(LOOK_AGAIN.as_millis() <= Duration::from_millis(50).as_millis());
-
-#[cfg(test)]
-mod tests {
-    use super::{LOOK_AGAIN, patient};
-    use crate::Deadline;
-
-    #[test]
-    fn a_call_that_is_made_again_is_no_more_patient() {
-        let deadline = Deadline::now();
-        let first = patient(deadline);
-        assert!(!first.passed());
-        std::thread::sleep(LOOK_AGAIN);
-        assert_eq!(patient(deadline), first);
-        assert!(first.passed());
-    }
 }

@@ -25,7 +25,7 @@ use crate::shm::arena::Member;
 use crate::shm::extent::Run;
 use crate::shm::layout::{OBJECT_HEADER, SLOTS};
 use crate::shm::recovery::{self, Gone};
-use crate::shm::robust::{Held, LOOK_AGAIN, RobustLock, in_passing, turn};
+use crate::shm::robust::{Held, LOOK_AGAIN, Limit, RobustLock, in_passing, turn};
 use crate::shm::view::shared;
 use crate::shm::{Arena, ObjectName};
 use crate::sys::word::{Acquire, Cell, Relaxed, Release, SeqCst, Wake, Word, fence};
@@ -295,13 +295,13 @@ impl Tasks {
     }
 }
 
-/// The lock of a queue's tasks, with everything repaired; `None` once the deadline has passed.
+/// The lock of a queue's tasks, with everything repaired; `None` once the limit is reached.
 fn lock<'a>(
     member: &Member,
     state: &'a QueueState,
-    deadline: Deadline,
+    limit: impl Into<Limit>,
 ) -> Result<Option<Held<'a>>> {
-    let Some(mut held) = state.tasks.lock.lock(deadline)? else {
+    let Some(mut held) = state.tasks.lock.lock(limit)? else {
         return Ok(None);
     };
     if held.recovered {

@@ -13,7 +13,7 @@ use super::layout::{
 use super::memory;
 use super::object::{ObjectName, References};
 use super::pages::{self, Entry, Kind};
-use super::robust::{Held, in_passing, turn};
+use super::robust::{Held, Limit, in_passing, turn};
 use super::trace;
 use super::view::shared;
 use crate::sys::word::{Acquire, Cell, Relaxed, Release};
@@ -33,9 +33,9 @@ shared! {
 }
 
 /// The allocator's lock, with everything repaired that its last holder left half done, and given back what this
-/// process couldn't earlier; `None` once the deadline has passed.
-pub(super) fn lock(member: &Member, deadline: Deadline) -> Result<Option<Held<'_>>> {
-    let Some(mut held) = lock_repaired(member, deadline)? else {
+/// process couldn't earlier; `None` once the limit is reached.
+pub(super) fn lock(member: &Member, limit: impl Into<Limit>) -> Result<Option<Held<'_>>> {
+    let Some(mut held) = lock_repaired(member, limit.into())? else {
         return Ok(None);
     };
     if member.owes()
@@ -52,9 +52,9 @@ pub(super) fn lock_untimed(member: &Member) -> Result<Held<'_>> {
     lock(member, turn())?.ok_or(Error::Interrupted)
 }
 
-fn lock_repaired(member: &Member, deadline: Deadline) -> Result<Option<Held<'_>>> {
+fn lock_repaired(member: &Member, limit: Limit) -> Result<Option<Held<'_>>> {
     let header = member.header()?;
-    let Some(mut held) = header.allocator.lock(deadline)? else {
+    let Some(mut held) = header.allocator.lock(limit)? else {
         return Ok(None);
     };
     if held.recovered {
@@ -79,7 +79,7 @@ pub(super) fn whole<T>(held: &mut Held<'_>, done: Result<T>) -> Result<T> {
 pub(super) fn give_back_mine(member: &Member, references: &mut References) -> Result<()> {
     // Who has waited in vain before doesn't again: a process that drops a thousand objects is not to wait for each.
     let patience = if member.owes() {
-        Deadline::now()
+        Deadline::now().into()
     } else {
         in_passing()
     };
@@ -321,10 +321,14 @@ pub(super) fn runs_of(
 }
 
 /// Takes a run of whole pages for `bytes`, owned by this process until it is linked to an object; `None` once the
-/// deadline has passed.
-pub(crate) fn take_run(member: &Member, bytes: u64, deadline: Deadline) -> Result<Option<u64>> {
+/// limit is reached.
+pub(crate) fn take_run(
+    member: &Member,
+    bytes: u64,
+    limit: impl Into<Limit>,
+) -> Result<Option<u64>> {
     let place = member.place()?;
-    let Some(_held) = lock(member, deadline)? else {
+    let Some(_held) = lock(member, limit)? else {
         return Ok(None);
     };
     let pages = bytes.div_ceil(PAGE).max(1);

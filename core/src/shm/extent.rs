@@ -2,8 +2,9 @@
 
 use super::arena::{Arena, Member};
 use super::blocks;
+use super::robust::Limit;
 use super::view::Windows;
-use crate::{Deadline, Result};
+use crate::Result;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
@@ -15,9 +16,13 @@ pub(crate) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// A new run; `None` once the deadline has passed.
-    pub(crate) fn take(member: &'a Member, bytes: u64, deadline: Deadline) -> Result<Option<Self>> {
-        let taken = blocks::take_run(member, bytes, deadline)?;
+    /// A new run; `None` once the limit is reached.
+    pub(crate) fn take(
+        member: &'a Member,
+        bytes: u64,
+        limit: impl Into<Limit>,
+    ) -> Result<Option<Self>> {
+        let taken = blocks::take_run(member, bytes, limit)?;
         Ok(taken.map(|offset| Self { member, offset }))
     }
 

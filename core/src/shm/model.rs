@@ -85,6 +85,10 @@ impl System for Fuse {
     fn thread_exists(&self, _tid: u32) -> bool {
         true
     }
+    fn is_stopped(&self, _tid: u32) -> bool {
+        false
+    }
+
     fn mapped(&self, _address: usize, _bytes: usize, _offset: u64) {}
     fn unmapped(&self, _address: usize) {}
 }

@@ -9,10 +9,10 @@
 use super::arena::{Arena, Member};
 use super::blocks;
 use super::layout::{OBJECT_HEADER, ObjectHeader, SLOTS};
-use super::robust::in_passing;
+use super::robust::{Limit, in_passing};
 use super::view::{Found, Shared};
 use crate::sys::word::{Acquire, Cell, Relaxed, Release};
-use crate::{Deadline, Error, Result};
+use crate::{Error, Result};
 use std::collections::HashMap;
 
 /// The name of an object: good in every process of its tree, for as long as somebody holds the object.
@@ -225,7 +225,7 @@ fn has_no_lamps(member: &Member, noted: u64) -> Result<()> {
     Ok(())
 }
 
-/// Sets the bit of `slot` in the object of that name; false when the deadline has passed first.
+/// Sets the bit of `slot` in the object of that name; false when the limit is reached first.
 ///
 /// # Errors
 /// `Closed` when the object is gone.
@@ -233,11 +233,11 @@ pub(super) fn hold(
     member: &Member,
     name: ObjectName,
     slot: u32,
-    deadline: Deadline,
+    limit: impl Into<Limit>,
 ) -> Result<bool> {
     let (cell, bit) = place(slot)?;
     // Under the lock, so that the object can't go between the look and the bit.
-    let Some(_held) = blocks::lock(member, deadline)? else {
+    let Some(_held) = blocks::lock(member, limit)? else {
         return Ok(false);
     };
     blocks::named(member, name)?.holders[cell].set_bits(bit);

@@ -15,7 +15,7 @@
 
 use super::view::shared;
 use crate::sys::clock;
-use crate::sys::identity::thread_exists;
+use crate::sys::identity::{is_stopped, thread_exists};
 use crate::sys::robust::{Node, OWNER_DIED, TID, WAITERS, this_thread};
 use crate::sys::word::{Cell, Relaxed, Release, Wake};
 use crate::{Deadline, Error, Result};
@@ -37,16 +37,71 @@ shared! {
     }
 }
 
+/// How long a call that doesn't wait, or whose deadline has passed, waits for a lock whose holder isn't stopped: as long as a
+/// critical section may take if its holder has not got the processor for a while.
+const BUSY: Duration = LOOK_AGAIN;
+/// How often it looks whether that one is stopped by now.
+const MOMENT: Duration = Duration::from_millis(2);
+
+/// How long an internal lock is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limit {
+    /// Until then, whoever holds it.
+    firm: Deadline,
+    /// Until then, a holder that isn't stopped.
+    busy: Deadline,
+}
+
+impl Limit {
+    /// For the locks of one call with that deadline: one that doesn't wait takes them from nobody who is about to let go of them,
+    /// and gives up at once on one that is stopped.
+    pub(crate) fn of_call(deadline: Deadline) -> Self {
+        let busy = match deadline.remaining() {
+            // From the deadline on, not from now: a call that signals interrupt is made again with the same one.
+            Some(left) if left < BUSY => deadline.later(BUSY),
+            _ => deadline,
+        };
+        Self {
+            firm: deadline,
+            busy,
+        }
+    }
+
+    /// When the holder of that word is to be looked at again; `None` when it isn't waited for any longer.
+    fn next_look(self, tid: u32) -> Option<Deadline> {
+        if !self.firm.passed() {
+            return Some(self.firm.at_most(LOOK_AGAIN));
+        }
+        if self.busy.passed() || is_stopped(tid) {
+            return None;
+        }
+        Some(self.busy.at_most(MOMENT))
+    }
+}
+
+impl From<Deadline> for Limit {
+    /// Until then, whoever holds it.
+    fn from(deadline: Deadline) -> Self {
+        Self {
+            firm: deadline,
+            busy: deadline,
+        }
+    }
+}
+
 /// For the internal locks that a call without a timeout takes: where the deadline has passed, the call was
 /// `Interrupted`.
 pub(crate) fn turn() -> Deadline {
     Deadline::after(TURN)
 }
 
-/// For what can be done later as well: as long as a critical section may take if its holder is preempted. Past that
-/// the holder is taken to be stopped.
-pub(crate) fn in_passing() -> Deadline {
-    Deadline::after(Duration::from_millis(20))
+/// For what can be done later as well: as long as a critical section may take if its holder is preempted, and not at all if
+/// that is stopped.
+pub(crate) fn in_passing() -> Limit {
+    Limit {
+        firm: Deadline::now(),
+        busy: Deadline::after(Duration::from_millis(20)),
+    }
 }
 
 /// The word of a lock that the thread took from the dead: others see until its release that it isn't repaired yet.
@@ -65,14 +120,14 @@ pub(crate) struct Held<'a> {
 }
 
 impl RobustLock {
-    /// Takes the lock, or gives `None` once the deadline has passed.
+    /// Takes the lock, or gives `None` once the limit is reached.
     ///
     /// Uncontended: one compare-exchange and two plain stores, about 6 ns.
     ///
     /// # Errors
     /// `Interrupted` when a signal handler ran while it slept.
     #[inline]
-    pub(crate) fn lock(&self, deadline: Deadline) -> Result<Option<Held<'_>>> {
+    pub(crate) fn lock(&self, limit: impl Into<Limit>) -> Result<Option<Held<'_>>> {
         let thread = this_thread();
         thread.announce(&self.node.word);
         if self.node.word.replace(0, thread.tid()) {
@@ -82,7 +137,7 @@ impl RobustLock {
                 recovered: false,
             }));
         }
-        let taken = self.lock_slow(thread.tid(), deadline);
+        let taken = self.lock_slow(thread.tid(), limit.into());
         if !matches!(taken, Ok(Some(_))) {
             thread.withdraw();
         }
@@ -148,7 +203,7 @@ impl RobustLock {
     }
 
     #[cold]
-    fn lock_slow(&self, tid: u32, deadline: Deadline) -> Result<Option<bool>> {
+    fn lock_slow(&self, tid: u32, limit: Limit) -> Result<Option<bool>> {
         let word = &self.node.word;
         if clock::several_processors() {
             for _ in 0..PAUSES {
@@ -168,13 +223,13 @@ impl RobustLock {
                 }
                 continue;
             }
-            if deadline.passed() {
+            let Some(look) = limit.next_look(value & TID) else {
                 return Ok(None);
-            }
+            };
             if value & WAITERS == 0 && !word.replace(value, value | WAITERS) {
                 continue;
             }
-            match word.sleep_while(value | WAITERS, deadline.at_most(LOOK_AGAIN)) {
+            match word.sleep_while(value | WAITERS, look) {
                 Wake::Interrupted => return Err(Error::Interrupted),
                 Wake::TimedOut if !thread_exists(value & TID) => {
                     // The kernel didn't mark it: no robust list there, or a lock held inside another.
@@ -204,5 +259,21 @@ impl Drop for Held<'_> {
             word.wake(1);
         }
         thread.withdraw();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BUSY, Limit};
+    use crate::Deadline;
+
+    #[test]
+    fn a_call_that_is_made_again_is_no_more_patient() {
+        let deadline = Deadline::now();
+        let first = Limit::of_call(deadline);
+        assert!(first.firm.passed() && !first.busy.passed());
+        std::thread::sleep(BUSY);
+        assert_eq!(Limit::of_call(deadline), first);
+        assert!(first.busy.passed());
     }
 }

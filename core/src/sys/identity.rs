@@ -247,6 +247,16 @@ pub(crate) fn thread_exists(tid: u32) -> bool {
     }
 }
 
+/// Whether the thread `tid` is stopped, so that it does nothing until somebody has it go on; false where /proc isn't mounted.
+pub(crate) fn is_stopped(tid: u32) -> bool {
+    #[cfg(simulated)]
+    if let Some(system) = super::simulation::system() {
+        return system.is_stopped(tid);
+    }
+    // By a signal, or by who traces it.
+    stat(tid).is_some_and(|now| matches!(now.state, 'T' | 't'))
+}
+
 /// Whether a process or a thread has that id, as far as can be told without a descriptor: one that has ended has it
 /// until it is waited for, which only its parent can tell.
 fn exists(id: u32) -> bool {
@@ -303,8 +313,11 @@ fn process(pid: u32) -> Option<Pid> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Origin, forked_origin, is_gone, maps, origin, pid, thread_exists};
+    use super::{
+        Origin, forked_origin, is_gone, is_stopped, maps, origin, pid, process, thread_exists,
+    };
     use crate::sys::mapping::{self, Mapping};
+    use rustix::process::{Signal, kill_process};
     use std::os::fd::AsFd;
     use std::process::{Command, Stdio};
 
@@ -352,6 +365,25 @@ mod tests {
         while thread_exists(other.id()) {
             std::thread::yield_now();
         }
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_stopped_thread_is_known_until_it_goes_on() {
+        let mut other = another();
+        let signal = |signal| kill_process(process(other.id()).unwrap(), signal).unwrap();
+        assert!(!is_stopped(other.id()) && !is_stopped(pid()));
+        for _ in 0..3 {
+            signal(Signal::STOP);
+            while !is_stopped(other.id()) {
+                std::thread::yield_now();
+            }
+            signal(Signal::CONT);
+            while is_stopped(other.id()) {
+                std::thread::yield_now();
+            }
+        }
+        drop(other.stdin.take());
         other.wait().unwrap();
     }
 }

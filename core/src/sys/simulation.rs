@@ -31,6 +31,8 @@ pub trait System {
     fn is_gone(&self, pid: u32, started: u64) -> bool;
     /// Whether there is a thread of that id.
     fn thread_exists(&self, tid: u32) -> bool;
+    /// Whether the thread of that id is stopped.
+    fn is_stopped(&self, tid: u32) -> bool;
     /// The calling process has mapped the arena's file from `offset` on.
     fn mapped(&self, address: usize, bytes: usize, offset: u64);
     /// A mapping is gone.

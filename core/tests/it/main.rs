@@ -39,6 +39,8 @@ mod simulation;
 mod starve;
 #[cfg(crash_points)]
 mod steps;
+#[cfg(crash_points)]
+mod stopped;
 #[cfg(not(crash_points))]
 mod storm;
 mod sync;

@@ -74,6 +74,10 @@ impl System for World {
         panicking() || !self.is_over(tid)
     }
 
+    fn is_stopped(&self, _tid: u32) -> bool {
+        false
+    }
+
     fn mapped(&self, _address: usize, _bytes: usize, _offset: u64) {}
 
     fn unmapped(&self, _address: usize) {}

@@ -110,6 +110,8 @@ struct Process {
     phase: Phase,
     /// It doesn't run before this.
     not_before: u64,
+    /// It is stopped until then.
+    stopped: u64,
     /// What its sleep ended with.
     outcome: i32,
     /// It was killed, or stopped sleeping, or ended.
@@ -417,6 +419,7 @@ impl World {
             head,
             phase: Phase::Ready,
             not_before: now,
+            stopped: 0,
             outcome: 0,
             dead: false,
             mortal,
@@ -687,6 +690,7 @@ impl World {
                 let who = state.someone(|state, who| !state.processes[who].dead)?;
                 let long = state.random.magnitude(MILLISECOND, 3_000 * MILLISECOND);
                 state.stop(who, long);
+                state.processes[who].stopped = state.now + long;
                 return (who == name).then_some(Turn::Over);
             }
             Event::Kill => {
@@ -828,6 +832,13 @@ impl System for World {
         let exists =
             |process: &Process| process.pid == tid && !matches!(process.phase, Phase::Gone);
         self.state.borrow().processes.iter().any(exists)
+    }
+
+    fn is_stopped(&self, tid: u32) -> bool {
+        let state = self.state.borrow();
+        let is_it =
+            |process: &Process| process.pid == tid && !process.dead && process.stopped > state.now;
+        state.processes.iter().any(is_it)
     }
 
     fn mapped(&self, address: usize, bytes: usize, offset: u64) {
