@@ -67,13 +67,21 @@ impl Descriptor {
     /// # Errors
     /// `Os` when there is no room for it.
     pub fn try_clone(&self) -> Result<Self> {
-        let cloned = self.0.try_clone();
-        cloned.map(Self).map_err(|error| {
-            let errno = error.raw_os_error().unwrap_or_default();
-            let call = "fcntl(F_DUPFD_CLOEXEC)";
-            Error::at("copy a descriptor", CoreError::Os { call, errno })
-        })
+        let copied = copy(self.as_fd());
+        copied
+            .map(Self)
+            .map_err(|error| Error::at("copy a descriptor", error))
     }
+}
+
+/// One more descriptor of the same open file.
+pub(crate) fn copy(descriptor: BorrowedFd<'_>) -> procession_core::Result<OwnedFd> {
+    descriptor
+        .try_clone_to_owned()
+        .map_err(|error| CoreError::Os {
+            call: "fcntl(F_DUPFD_CLOEXEC)",
+            errno: error.raw_os_error().unwrap_or_default(),
+        })
 }
 
 impl AsFd for Descriptor {

@@ -4,10 +4,10 @@
 //! line: `rust/examples/peer.rs` and `python/tests/interop/peer.py`.
 
 use crate::python::{self, Interpreter};
-use crate::run::{Failed, Step, cargo, root, seconds, show, step, target};
+use crate::run::{Failed, Step, cargo, piped, root, seconds, show, step, target};
 use crate::tally::Tally;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
@@ -154,12 +154,9 @@ struct Running {
 }
 
 impl Running {
-    fn start(mut command: Command) -> Result<Self, String> {
+    fn start(command: Command) -> Result<Self, String> {
         let shown = show(&command);
-        let started = std::io::pipe().and_then(|(reader, writer)| {
-            command.stdin(Stdio::null()).stdout(writer.try_clone()?);
-            Ok((reader, command.stderr(writer).spawn()?))
-        });
+        let started = piped(command);
         let (reader, child) = started.map_err(|error| format!("{shown}: {error}"))?;
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {

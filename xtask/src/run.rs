@@ -2,7 +2,7 @@
 
 use crate::tally::Tally;
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, PipeReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -114,22 +114,24 @@ fn stop(child: &mut Child, limit: Duration) {
     let _ = child.kill();
 }
 
+/// Starts a command without input, whose output and errors come in order from one pipe.
+pub(crate) fn piped(mut command: Command) -> io::Result<(PipeReader, Child)> {
+    let (reader, writer) = io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?);
+    // The command keeps its ends of the pipe until it is dropped.
+    Ok((reader, command.stderr(writer).spawn()?))
+}
+
 /// Runs a command to its end and shows what it says, each line behind a mark, counting the tests in it.
 ///
 /// Standard output and standard error share a pipe, so that they stay in order. A process that the command left
 /// behind may hold that pipe open for ever: it is listened to for two more seconds. A command that doesn't end is killed.
-pub(crate) fn counted(mut command: Command, mark: &str) -> (Tally, Step) {
+pub(crate) fn counted(command: Command, mark: &str) -> (Tally, Step) {
     let shown = show(&command);
     println!("{mark}$ {shown}");
     let begin = Instant::now();
     let mut tally = Tally::default();
-    let spawned = std::io::pipe().and_then(|(reader, writer)| {
-        command.stdin(Stdio::null()).stdout(writer.try_clone()?);
-        Ok((reader, command.stderr(writer).spawn()?))
-    });
-    // It keeps its ends of the pipe until it is dropped.
-    drop(command);
-    let (reader, mut child) = match spawned {
+    let (reader, mut child) = match piped(command) {
         Ok(spawned) => spawned,
         Err(error) => return (tally, conclude(&shown, begin, Err(error))),
     };
@@ -184,7 +186,7 @@ pub(crate) fn output(mut command: Command) -> Step<String> {
     }
 }
 
-fn conclude(shown: &str, begin: Instant, status: std::io::Result<ExitStatus>) -> Step {
+fn conclude(shown: &str, begin: Instant, status: io::Result<ExitStatus>) -> Step {
     println!("  {}", seconds(begin.elapsed()));
     match status {
         Ok(status) if status.success() => Ok(()),

@@ -117,25 +117,22 @@ impl Stream {
         })
     }
 
-    /// Whether another process could go on with it: it is between two messages, both ways.
+    /// Makes sure that another process could go on with it: it is between two messages, both ways.
     ///
     /// # Errors
-    /// Why not.
-    pub(super) fn is_between(&self) -> Result<(), &'static str> {
+    /// `Misuse` when it isn't.
+    pub(super) fn between(&self) -> procession_core::Result<()> {
         // Who is at it now knows where it is; whoever is given a copy shares the stream with them.
         let sending = self.sending.take(Deadline::now());
         let receiving = self.receiving.take(Deadline::now());
-        if sending.is_some_and(|state| *state == Sending::Torn) {
-            return Err(
-                "a connection can't go elsewhere once it was torn while a message was sent",
-            );
-        }
-        if receiving.is_some_and(|decoder| decoder.end().is_err()) {
-            return Err(
-                "a connection can't go elsewhere while the rest of a message is to be received",
-            );
-        }
-        Ok(())
+        let what = if sending.is_some_and(|state| *state == Sending::Torn) {
+            "a connection can't go elsewhere once it was torn while a message was sent"
+        } else if receiving.is_some_and(|decoder| decoder.end().is_err()) {
+            "a connection can't go elsewhere while the rest of a message is to be received"
+        } else {
+            return Ok(());
+        };
+        Err(Core::Misuse { what })
     }
 }
 

@@ -1,8 +1,9 @@
 //! How messages get from one end to the other: the one place that knows of both ways.
 
 use super::Address;
-use super::stream::Stream;
+use super::stream::{self, Stream};
 use crate::codec;
+use crate::descriptor::copy;
 use crate::error::{Error, Result, retry};
 use crate::tree::arena;
 use procession_core::connection::{Failure, Landed, PipeEnd};
@@ -126,8 +127,7 @@ impl Transport {
     /// `Misuse` in the middle of a message: its rest would mean nothing there.
     pub(super) fn copy(&self) -> procession_core::Result<OwnedFd> {
         if let Way::Stream(stream) = &self.way {
-            let between = stream.is_between();
-            between.map_err(|what| Core::Misuse { what })?;
+            stream.between()?;
         }
         copy(self.as_fd())
     }
@@ -224,21 +224,9 @@ impl AsFd for Transport {
 
 /// The next message of a pipe, in the buffer or where it lies.
 fn land(end: &PipeEnd, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<Option<Landed>, Broken> {
-    loop {
-        match end.receive(buffer, deadline) {
-            Err(Failure::System(Core::Interrupted)) => {}
-            landed => return Ok(landed?),
-        }
-    }
+    Ok(stream::retry(|| end.receive(buffer, deadline))?)
 }
 
 fn tree() -> procession_core::Result<&'static Arena> {
     arena().map_err(|_| Core::Closed { what: "tree" })
-}
-
-fn copy(descriptor: BorrowedFd<'_>) -> procession_core::Result<OwnedFd> {
-    descriptor.try_clone_to_owned().map_err(|error| Core::Os {
-        call: "fcntl(F_DUPFD_CLOEXEC)",
-        errno: error.raw_os_error().unwrap_or_default(),
-    })
 }

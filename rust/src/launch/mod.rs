@@ -54,6 +54,23 @@ pub(crate) struct Plan {
     pub(crate) passed: Vec<OwnedFd>,
 }
 
+impl Plan {
+    /// A process of that kind which is like this one.
+    pub(crate) fn of(kind: &'static str, method: StartMethod) -> Self {
+        Self {
+            name: String::new(),
+            kind,
+            daemon: false,
+            method,
+            setting: Setting::default(),
+            changes: Vec::new(),
+            ends: [None, None, None],
+            invited: None,
+            passed: Vec::new(),
+        }
+    }
+}
+
 /// Starts a process that runs `function` with one argument; gives it and this process' ends of the pipes to it.
 pub(crate) fn start<A: serde::Serialize>(
     mut plan: Plan,

@@ -12,7 +12,7 @@ use crate::tree;
 use procession_core::pool::{
     Action, Driver, Failure, LOOK, News, Phase, Refused, Submitted, WorkerId,
 };
-use procession_core::{Carried, Deadline, Error as CoreError, ExitStatus, Setting, Taken};
+use procession_core::{Carried, Deadline, Error as CoreError, ExitStatus, Taken};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -272,15 +272,8 @@ impl Shared {
         let seat = retry(|| self.core.seat(arena, worker)).map_err(failed)?;
         let named = Named::of::<Whole, _, _, _>(serve)?;
         let plan = Plan {
-            name: String::new(),
-            kind: "PoolWorker",
             daemon: true,
-            method: StartMethod::Spawn,
-            setting: Setting::default(),
-            changes: Vec::new(),
-            ends: [None, None, None],
-            invited: None,
-            passed: Vec::new(),
+            ..Plan::of("PoolWorker", StartMethod::Spawn)
         };
         let (launched, _no_pipes) = launch::start(plan, named, &SeatName::of(&seat))?;
         // The worker opens the seat by name. The pool holds its queues and its claim; if the pool is gone by then, the

@@ -223,36 +223,30 @@ impl Builder {
     }
 
     fn plan(self) -> Result<Plan> {
-        let mut setting = Setting::default();
+        let mut plan = Plan::of("Process", self.method);
         for change in &self.environment {
-            change.make(&mut setting)?;
+            change.make(&mut plan.setting)?;
         }
         if let Some(path) = self.directory {
-            setting.directory(&path).map_err(|error| {
+            plan.setting.directory(&path).map_err(|error| {
                 Error::at(&format!("start a process in the directory {path:?}"), error)
             })?;
         }
-        let mut ends = [None, None, None];
-        for (number, (stream, end)) in self.streams.into_iter().zip(&mut ends).enumerate() {
+        let streams = self.streams.into_iter().zip(&mut plan.ends);
+        for (number, (stream, end)) in streams.enumerate() {
             let (theirs, mine) = stream.open(number)?;
             if let Some(theirs) = theirs {
-                setting.stream(number, theirs);
+                plan.setting.stream(number, theirs);
             }
             *end = mine;
         }
+        if self.method == StartMethod::Forkserver {
+            plan.changes = self.environment;
+        }
         Ok(Plan {
             name: self.name,
-            kind: "Process",
             daemon: self.daemon,
-            method: self.method,
-            setting,
-            changes: match self.method {
-                StartMethod::Forkserver => self.environment,
-                _ => Vec::new(),
-            },
-            ends,
-            invited: None,
-            passed: Vec::new(),
+            ..plan
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Connections between processes, threads, and peers that don't keep to the rules.
 
+use crate::each::{METHODS, each, start};
 use crate::watchdog::{until, watch};
 use procession::{
     Connection, ErrorKind, Event, Lock, Process, Queue, RecvError, SendError, StartMethod,
@@ -12,31 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-const METHODS: [StartMethod; 3] = [
-    StartMethod::Spawn,
-    StartMethod::Fork,
-    StartMethod::Forkserver,
-];
 const SHORT: Duration = Duration::from_millis(40);
-
-/// Runs a test for each start method, in a child of libtest's process: that one has threads, and can't fork.
-#[track_caller]
-fn each(test: impl Fn(usize) + Copy + 'static) {
-    let _watchdog = watch();
-    for (number, method) in METHODS.iter().enumerate() {
-        let ended = Process::spawn(test, number).unwrap().join();
-        assert!(ended.is_ok(), "{method}: {}", ended.unwrap_err());
-    }
-}
-
-fn start<A, T>(method: usize, function: impl Fn(A) -> T + Copy + 'static, argument: A) -> Process<T>
-where
-    A: serde::Serialize + serde::de::DeserializeOwned + 'static,
-    T: serde::Serialize + serde::de::DeserializeOwned + 'static,
-{
-    let builder = Process::builder().start_method(METHODS[method]);
-    builder.spawn(function, argument).unwrap()
-}
 
 /// Both ends of a stream, in CPython's frames: the first sends `S` and receives `R`, the second sends `O`.
 fn streams<S: ?Sized, R: ?Sized, O: ?Sized>() -> (Connection<S, R>, Connection<O, S>) {

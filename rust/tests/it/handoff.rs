@@ -1,19 +1,14 @@
 //! Descriptors in messages.
 
+use crate::each::{each, start};
 use crate::watchdog::{until, watch};
 use procession::{
-    Descriptor, ErrorKind, GetError, Pool, Process, PutError, Queue, StartMethod, current_process,
+    Descriptor, ErrorKind, GetError, Pool, Process, PutError, Queue, current_process,
 };
 use serde::{Serialize, Serializer, ser};
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
-
-const METHODS: [StartMethod; 3] = [
-    StartMethod::Spawn,
-    StartMethod::Fork,
-    StartMethod::Forkserver,
-];
 
 fn write(to: Descriptor, text: &str) {
     PipeWriter::from(to.into_inner())
@@ -43,24 +38,16 @@ fn exchange((to, text): (Descriptor, String)) -> Descriptor {
 
 #[test]
 fn arguments_and_values_of_processes_carry_them() {
-    let _watchdog = watch();
-    // In a process without libtest's threads, which may fork.
-    let each = |number: usize| {
+    each(|method| {
         for round in 0..3 {
             let (reader, writer) = piped();
-            let builder = Process::builder().start_method(METHODS[number]);
-            let argument = (writer, format!("argument {round}"));
-            let child = builder.spawn(exchange, argument).unwrap();
+            let child = start(method, exchange, (writer, format!("argument {round}")));
             assert_eq!(all(reader), format!("argument {round}"));
             // The child has ended when its value is looked at.
             let returned = child.join().unwrap();
             assert_eq!(all(PipeReader::from(returned.into_inner())), "returned");
         }
-    };
-    for (number, method) in METHODS.iter().enumerate() {
-        let ended = Process::spawn(each, number).unwrap().join();
-        assert!(ended.is_ok(), "{method}: {}", ended.unwrap_err());
-    }
+    });
 }
 
 #[test]

@@ -6,6 +6,7 @@
 )]
 
 mod connection;
+mod each;
 mod handoff;
 mod listener;
 mod lock;

@@ -4,10 +4,11 @@
     reason = "what a child says to the streams that it was given"
 )]
 
+use crate::each::{METHODS, by, each};
 use crate::signals::interrupt;
-use crate::watchdog::{until, watch};
+use crate::watchdog::until;
 use procession::{
-    Builder, ErrorKind, ExitStatus, JoinError, Lock, LockError, Process, Queue, StartMethod, Stdio,
+    ErrorKind, ExitStatus, JoinError, Lock, LockError, Process, Queue, StartMethod, Stdio,
     active_children, current_process, parent_process, wait, wait_timeout,
 };
 use std::io::{Read, Write};
@@ -15,31 +16,11 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-const METHODS: [StartMethod; 3] = [
-    StartMethod::Spawn,
-    StartMethod::Fork,
-    StartMethod::Forkserver,
-];
-
 /// What the fork server of these tests preloads.
 static PRELOADED: OnceLock<u32> = OnceLock::new();
 
 pub(crate) fn preload() {
     PRELOADED.set(std::process::id()).unwrap();
-}
-
-/// Runs a test for each start method, in a child of libtest's process: that one has threads, and can't fork.
-#[track_caller]
-fn each(test: impl Fn(usize) + Copy + 'static) {
-    let _watchdog = watch();
-    for (number, method) in METHODS.iter().enumerate() {
-        let ended = Process::spawn(test, number).unwrap().join();
-        assert!(ended.is_ok(), "{method}: {}", ended.unwrap_err());
-    }
-}
-
-fn by(method: usize) -> Builder {
-    Process::builder().start_method(METHODS[method])
 }
 
 /// Waits for a message that nobody sends.
