@@ -8,6 +8,7 @@ __all__ = ['Client', 'Listener', 'Pipe', 'wait']
 import functools
 import io
 import itertools
+import math
 import os
 import select
 import socket
@@ -191,13 +192,15 @@ def wait(object_list, timeout=None):
         fd = _descriptor(obj)
         poll.register(fd, select.POLLIN)
         objects.setdefault(fd, []).append(obj)
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    # A signal that comes just before a poll interrupts nothing: its handler runs between two turns, which get longer.
+    turn = 0.05
     while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        # The kernel counts in ms; an hour at a time is never too much for it.
-        ready = poll.poll(left if left is None else min(left, 3600.0) * 1000)
+        left = max(0.0, deadline - time.monotonic())
+        ready = poll.poll(min(left, turn) * 1000)
         if ready or left == 0.0:
             return [obj for fd, _ in ready for obj in objects[fd]]
+        turn = min(2 * turn, 10.0)
 
 
 def _descriptor(obj):

@@ -309,6 +309,13 @@ class ListenerTest(helpers.Case):
         self.assertIn('the peer sent back a challenge of our own', raised)
 
     def test_interruptions(self):
+        self.interrupt_waits([])
+
+    def test_signals_that_interrupt_nothing(self):
+        # As if they had come just before the wait: another thread takes them.
+        self.interrupt_waits([signal.SIGINT])
+
+    def interrupt_waits(self, blocked):
         listener = self.listener(authkey=KEY)
         open_listener = self.listener()
         full = self.listener(backlog=0)
@@ -337,10 +344,13 @@ class ListenerTest(helpers.Case):
             'send to a pipe': lambda: writer.send_bytes(b'x' * 30_000_000),
         }
         for name, wait in waits.items():
-            with self.subTest(name):
-                with helpers.handling(signal.SIGINT, signal.default_int_handler):
-                    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+            with self.subTest(name), helpers.handling(signal.SIGINT, signal.default_int_handler):
+                threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+                try:
                     self.assertRaises(KeyboardInterrupt, wait)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
         # Half a message went: what followed couldn't be told apart.
         for end in (one, writer):
             with self.assertRaisesRegex(OSError, 'cut off'):

@@ -6,7 +6,7 @@ use super::{ask, demand, failed};
 use crate::{Deadline, Result};
 use rustix::buffer::{Buffer, spare_capacity};
 use rustix::event::{PollFd, PollFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketType};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -85,6 +85,8 @@ fn read<B: Buffer<u8>>(from: BorrowedFd<'_>, into: B, how: How) -> rustix::io::R
         How::SocketNow => ask("recv", || {
             rustix::net::recv(from, into, RecvFlags::DONTWAIT).map(|(read, _)| read)
         }),
+        // A pipe can't be told not to wait by a call that fills memory which nobody has zeroed.
+        How::FileNow => Err(Errno::OPNOTSUPP),
         How::Patient | How::Ready => ask("read", || rustix::io::read(from, into)),
     }
 }
@@ -104,6 +106,9 @@ pub(crate) fn write(
             let mut nothing = SendAncillaryBuffer::default();
             rustix::net::sendmsg(to, pieces, &mut nothing, flags)
         }),
+        How::FileNow => ask("pwritev2", || {
+            rustix::io::pwritev2(to, pieces, u64::MAX, ReadWriteFlags::NOWAIT)
+        }),
         How::Ready => ask("write", || {
             let piece = pieces.iter().find(|piece| !piece.is_empty());
             let piece = piece.map_or(&[][..], |piece| piece);
@@ -119,11 +124,13 @@ enum How {
     Patient,
     /// It doesn't wait; of a socket that can be asked.
     SocketNow,
-    /// The descriptor was ready just now, and isn't a socket. It may wait if somebody else was faster.
+    /// It doesn't wait; a pipe can be told that since Linux 6.4, by writev's kin.
+    FileNow,
+    /// The descriptor was ready just now, and can't be asked. It may wait if somebody else was faster.
     Ready,
 }
 
-/// Makes a call as soon as it gives something; `None` when the deadline passed first. A socket is asked before it is waited for.
+/// Makes a call as soon as it gives something; `None` when the deadline passed first. What can be asked is asked before it is waited for.
 fn when(
     descriptor: BorrowedFd<'_>,
     what: PollFlags,
@@ -139,7 +146,13 @@ fn when(
         // What can't be asked is waited for first.
         if was_ready || !matches!(how, How::Ready) {
             match call(how) {
-                Err(Errno::NOTSOCK) => how = How::Ready,
+                Err(Errno::NOTSOCK) => {
+                    how = How::FileNow;
+                    continue;
+                }
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) if matches!(how, How::FileNow) => {
+                    how = How::Ready;
+                }
                 Err(Errno::AGAIN) => {}
                 called => {
                     let called = called.map(Some);
@@ -147,7 +160,7 @@ fn when(
                 }
             }
         }
-        let is_over = matches!(how, How::SocketNow) && deadline.passed();
+        let is_over = matches!(how, How::SocketNow | How::FileNow) && deadline.passed();
         if is_over || !ready(descriptor, what, deadline)? {
             return Ok(None);
         }

@@ -38,11 +38,11 @@ pub(super) fn message<'py>(
         return (Err(error), false);
     }
     let waited = handle.wait_long(py, |until| {
-        // Asking a socket before it says something would be in vain, and a pipe can't be asked.
+        // Asking before it says something would be in vain.
         if !can_receive_soon(from, &stream.patience, until)? {
             return Ok(None);
         }
-        length(from, decoder, stream.limit(until))
+        length(from, decoder, until)
     });
     let received = waited.and_then(|length| body(py, handle, stream, decoder, length));
     (received, false)
@@ -134,7 +134,7 @@ fn more(
     }
     let came = bytes.fill(|room| {
         handle.wait(py, Deadline::NEVER, |until| {
-            Ok(receive_body(from, room, stream.limit(until))?)
+            Ok(receive_body(from, room, until)?)
         })
     })?;
     Ok(came.unwrap_or(0))

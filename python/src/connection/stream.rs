@@ -54,15 +54,6 @@ impl Stream {
         self.descriptor.as_fd()
     }
 
-    /// The deadline of a call: none on a pipe, no call of which can be told not to wait. What is needed of one is there.
-    pub(super) fn limit(&self, until: Deadline) -> Deadline {
-        if self.is_socket {
-            until
-        } else {
-            Deadline::NEVER
-        }
-    }
-
     fn carries_frames(&self) -> PyResult<()> {
         if self.is_pipe_end {
             return Err(PyOSError::new_err(
@@ -98,13 +89,6 @@ impl Stream {
         sent: &mut u64,
     ) -> PyResult<()> {
         let stream = self.as_fd();
-        if !self.is_socket {
-            // No call of a pipe can be told not to wait but all of them at once.
-            return handle.wait_long(py, |_| {
-                connection::send(stream, pieces, sent, Deadline::NEVER)?;
-                Ok(Some(()))
-            });
-        }
         let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         if length <= BRIEF_BYTES || handle.may_wait().is_err() {
             match connection::send(stream, pieces, sent, Deadline::now()) {
@@ -156,12 +140,7 @@ impl Stream {
             decoder.set_limit(u64::MAX);
             receive::may_begin(handle, self.as_fd())?;
             let received = handle.wait_long(py, |until| {
-                // A pipe can't be asked.
-                if !connection::can_receive(self.as_fd(), until)? {
-                    return Ok(None);
-                }
-                let limit = self.limit(until);
-                let came = connection::receive_into(self.as_fd(), decoder, room, limit);
+                let came = connection::receive_into(self.as_fd(), decoder, room, until);
                 receive::told(decoder, came)
             });
             match received? {
