@@ -454,9 +454,31 @@ class PipeTest(Here, helpers.Case):
         one.send('next')
         self.assertEqual(other.recv(), 'next')
 
+    def test_a_long_message_is_waited_for(self):
+        one, other = self.pipe()
+        sent = threading.Event()
+
+        def send():
+            one.send_bytes(bytes(16 << 20))
+            sent.set()
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        other.poll(None)
+        self.assertFalse(sent.wait(0.2))
+        self.assertEqual(len(other.recv_bytes()), 16 << 20)
+        sender.join()
+        # One that nobody receives any more isn't waited for.
+        sender = threading.Thread(target=send)
+        sender.start()
+        other.poll(None)
+        other.close()
+        sender.join()
+
     def test_without_memory(self):
         done = self.script("""
             import resource
+            import threading
             from procession import Pipe
 
             def limit(more):
@@ -477,8 +499,12 @@ class PipeTest(Here, helpers.Case):
             one, other = Pipe()
             message = b'x' * (200 << 20)
             refused(lambda: one.send_bytes(message))
-            one.send_bytes(message)
+            # It returns once the message is taken.
+            sender = threading.Thread(target=one.send_bytes, args=(message,))
+            sender.start()
+            other.poll(None)
             refused(other.recv_bytes)
+            sender.join()
         """)
         self.assertEqual((done.stdout, done.stderr), ('no memory\ngoes on\n' * 2, ''))
 

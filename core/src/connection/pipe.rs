@@ -45,8 +45,10 @@ const NAME: usize = 17;
 const SHARE: usize = 20;
 /// Parts of one packet: what the kernel takes, `IOV_MAX`, but for one with the kind.
 const PARTS_MAX: usize = 1023;
-/// Room that one packet takes at most, so that a message of any length leaves some for the next.
+/// Room that one packet takes at most: as much as leaves none for a poll, which wants three quarters free.
 const WEIGHT_MAX: usize = 64 << 10;
+/// The shortest message of that weight.
+const HEAVY: usize = WEIGHT_MAX * SHARE;
 /// What a packet is made heavier with.
 static ZEROS: [u8; 4 << 10] = [0; 4 << 10];
 
@@ -157,7 +159,8 @@ impl PipeEnd {
     /// Sends a message: `parts`, one behind the other, and a tag that the pipe carries and doesn't read. False when there was no room until the deadline, or a process is
     /// stopped that holds what a long message needs.
     ///
-    /// Sleeps while about three megabytes of long messages, or some hundred short ones, wait for the other side. Of a message of at most
+    /// Sleeps while about three megabytes of long messages, or some hundred short ones, wait for the other side; and who has sent
+    /// more than a megabyte at once is to [wait until that is taken](Self::wait_until_taken). Of a message of at most
     /// 16 KiB the kernel copies the bytes, as it does again for the receiver; of a longer one they are copied once, here.
     ///
     /// # Errors
@@ -175,6 +178,15 @@ impl PipeEnd {
             return self.send(tag, &[&parts.concat()], deadline);
         }
         self.send_packet(&inline(parts, &[tag, INLINE]), deadline)
+    }
+
+    /// Waits, after a message of so many bytes was sent, until the other side has taken it, or is gone: nothing for one of up to a
+    /// megabyte. So memory for what nobody receives has a limit, as the kernel's own room has. False once the deadline has passed.
+    ///
+    /// # Errors
+    /// `Interrupted` when a signal handler ran while it slept; the message is in the pipe.
+    pub fn wait_until_taken(&self, length: usize, deadline: Deadline) -> Result<bool> {
+        Ok(length < HEAVY || packet::wait_writable(self.socket.as_fd(), deadline)?)
     }
 
     /// Sends a message of at most 16 KiB if there is room for it: never sleeps, and so may be called by a thread that holds

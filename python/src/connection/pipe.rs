@@ -56,7 +56,11 @@ fn write(py: Python<'_>, handle: &Handle, end: &PipeEnd, tag: u8, parts: &[&[u8]
         let sent = end.send(tag, parts, Deadline::now()).map_err(raise_error)?;
         return if sent { Ok(()) } else { Err(error) };
     }
-    handle.wait_long(py, |until| Ok(end.send(tag, parts, until)?.then_some(())))
+    handle.wait_long(py, |until| Ok(end.send(tag, parts, until)?.then_some(())))?;
+    let length = parts.iter().map(|part| part.len()).sum();
+    handle.wait_long(py, |until| {
+        Ok(end.wait_until_taken(length, until)?.then_some(()))
+    })
 }
 
 /// Receives an object.

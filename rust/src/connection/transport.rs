@@ -145,7 +145,15 @@ impl Transport {
     pub(super) fn send(&self, pieces: &[&[u8]], deadline: Deadline) -> Result<bool, Broken> {
         match &self.way {
             Way::Stream(stream) => stream.send(pieces, deadline),
-            Way::Pipe(end) => Ok(retry(|| end.send(0, pieces, deadline))?),
+            Way::Pipe(end) => {
+                let sent = retry(|| end.send(0, pieces, deadline))?;
+                if sent {
+                    let length = pieces.iter().map(|piece| piece.len()).sum();
+                    // Not for ever: then it is taken later.
+                    retry(|| end.wait_until_taken(length, deadline))?;
+                }
+                Ok(sent)
+            }
         }
     }
 
