@@ -433,27 +433,35 @@ class DeathTest(ForkServerCase):
 class SocketTest(ForkServerCase):
     """What comes by the socket that isn't a request."""
 
-    def way(self):
-        """A socket to the server, beside the one that the package has."""
-        server = SERVER._forkserver_pid
+    def packet_sockets(self):
+        """Copies of all that this process has, by what tells them apart. Ends of pipes are such, too."""
+        found = {}
         for fd, what in helpers.descriptors().items():
             if what.startswith('socket:'):
-                way = socket.socket(fileno=os.dup(fd))
-                if way.family == socket.AF_UNIX and way.type == socket.SOCK_SEQPACKET:
-                    self.assertTrue(alive(server))
-                    self.addCleanup(way.close)
-                    return way
-                way.close()
-        self.fail('no way to the server')
+                copy = socket.socket(fileno=os.dup(fd))
+                if copy.family == socket.AF_UNIX and copy.type == socket.SOCK_SEQPACKET:
+                    self.addCleanup(copy.close)
+                    found[what] = copy
+                else:
+                    copy.close()
+        return found
+
+    def way(self):
+        """A socket to a new server, beside the one that the package has."""
+        SERVER._stop()
+        before = self.packet_sockets()
+        self.ask(nothing)
+        [way] = [each for what, each in self.packet_sockets().items() if what not in before]
+        return way
 
     def test_garbage_changes_nothing(self):
-        self.assertEqual(self.ask(echo, 1), 1)
+        way = self.way()
         server, choose = SERVER._forkserver_pid, random.Random(SEED)
         print(f'SEED={SEED}', file=sys.stderr)
 
         def count():
             return len(os.listdir(f'/proc/{server}/fd'))
-        before, way = count(), self.way()
+        before = count()
         for length in (*range(1, 100), 1000, 20_000):
             way.send(choose.randbytes(length))
             # A request's head, with a key that isn't the server's.
@@ -473,9 +481,8 @@ class SocketTest(ForkServerCase):
         self.assertNotRegex(line[line.index(b'-c') + 1], rb'[0-9a-f]{64}|authkey')
 
     def test_a_start_waits_while_others_fill_the_socket(self):
-        self.ask(nothing)
-        self.stop_server()
         way = self.way()
+        self.stop_server()
         way.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
