@@ -5,6 +5,9 @@ use procession_core::{Deadline, Error, Result};
 use pyo3::prelude::*;
 use std::time::Duration;
 
+/// More bytes than this are copied without the interpreter: letting go of it costs as much as copying 1 KiB; another thread may
+/// take it for 5 ms, so short messages are quicker with it.
+const COPY_ATTACHED_MAX: usize = 64 << 10;
 /// The first of the turns that a long wait is made of; each is twice as long as the one before.
 const FIRST_TURN: Duration = Duration::from_millis(50);
 /// The longest turn of a wait for data: when idle, it costs a few system calls in so long.
@@ -57,6 +60,15 @@ pub(crate) fn call<T: Send>(
             Err(Error::Interrupted) => py.check_signals()?,
             result => return result.map_err(raise),
         }
+    }
+}
+
+/// Makes a call that copies so many bytes: without the interpreter, if they are many.
+pub(crate) fn copying<T: Send>(py: Python<'_>, bytes: usize, copy: impl FnOnce() -> T + Send) -> T {
+    if bytes <= COPY_ATTACHED_MAX {
+        copy()
+    } else {
+        py.detach(copy)
     }
 }
 

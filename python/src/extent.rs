@@ -1,8 +1,7 @@
 //! A long message as a file, for an unpickler: each byte is copied once, and looked at only after that.
 
 use crate::error::raise;
-use crate::memory;
-use crate::value::COPY_ATTACHED_MAX;
+use crate::{blocking, memory};
 use procession_core::Extent;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -46,7 +45,13 @@ impl ExtentFile {
     }
 
     fn readinto(&self, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
-        memory::fill_buffer(buffer, |to| self.fill(buffer.py(), to))
+        memory::with_room(buffer, 0, |room| {
+            let (at, length) = (self.at.load(Ordering::Relaxed), room.len());
+            let copy = || self.extent.copy_from(at, room);
+            let copied = blocking::copying(buffer.py(), length, copy).map_err(raise)?;
+            self.at.fetch_add(copied, Ordering::Relaxed);
+            Ok(copied)
+        })
     }
 
     fn readline<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
@@ -71,10 +76,5 @@ pub(crate) fn fill<'a>(
     at: usize,
     to: &'a mut [MaybeUninit<u8>],
 ) -> PyResult<&'a [u8]> {
-    let filled = if to.len() <= COPY_ATTACHED_MAX {
-        extent.fill(at, to)
-    } else {
-        py.detach(|| extent.fill(at, to))
-    };
-    filled.map_err(raise)
+    blocking::copying(py, to.len(), || extent.fill(at, to)).map_err(raise)
 }

@@ -124,27 +124,6 @@ fn whole(filled: &[u8], length: usize) -> PyResult<()> {
     }
 }
 
-/// Fills the beginning of a writable buffer, one of bytes, with what `fill` fills it with; gives how many bytes those are.
-pub(crate) fn fill_buffer(
-    buffer: &Bound<'_, PyAny>,
-    fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> PyResult<&[u8]>,
-) -> PyResult<usize> {
-    let buffer = PyUntypedBuffer::get(buffer)?;
-    if buffer.readonly() || !buffer.is_c_contiguous() {
-        return Err(PyBufferError::new_err(
-            "the buffer can't be written to in one piece",
-        ));
-    }
-    if buffer.len_bytes() == 0 {
-        return Ok(0);
-    }
-    let base = buffer.buf_ptr().cast::<MaybeUninit<u8>>();
-    // SAFETY: buffer-held: it has so many bytes in one piece until it is released, behind this. Who reads or changes them
-    // meanwhile chooses to have what is half written.
-    let room = unsafe { slice::from_raw_parts_mut(base, buffer.len_bytes()) };
-    fill(room).map(<[u8]>::len)
-}
-
 /// A bytes object that isn't whole yet, whose memory is no more than a part of what it will have.
 ///
 /// Nobody else refers to it before it is whole.

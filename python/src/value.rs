@@ -28,9 +28,6 @@ pub(crate) mod kind {
     pub(crate) const BUFFERS: u8 = 9;
 }
 
-/// Payloads longer than this are copied without the interpreter: letting go of it costs as much as copying 1 KiB;
-/// another thread may take it for 5 ms, so short messages are quicker with it.
-pub(crate) const COPY_ATTACHED_MAX: usize = 64 << 10;
 /// The longest string that goes as its UTF-8, which the interpreter keeps beside a string that isn't ASCII.
 const STR_MAX: usize = 4096;
 
@@ -266,14 +263,13 @@ impl Source<'_> {
         at: usize,
         buffers: Option<Bound<'py, PyList>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let mut start = [0; 2];
-        let has_start = self.read(at, &mut start)?;
-        match self.extent {
-            Some(extent) if has_start && start[0] == PROTO && start[1] >= FRAMES => {
-                pickle::load(py, extent, at, buffers)
+        if let Some(extent) = self.extent {
+            let mut start = [0; 2];
+            if self.read(at, &mut start)? && start[0] == PROTO && start[1] >= FRAMES {
+                return pickle::load(py, extent, at, buffers);
             }
-            _ => pickle::loads(py, &self.bytes(py, at)?),
         }
+        pickle::loads(py, &self.bytes(py, at)?)
     }
 
     /// The buffers of a pickle, and where it begins.

@@ -7,7 +7,7 @@ use super::failure::{Trouble, raise_error, raise_failure};
 use super::{Connection, Handle, Way};
 use crate::error::raise;
 use crate::memory::fill;
-use crate::value::{self, COPY_ATTACHED_MAX, Source, Value, kind};
+use crate::value::{self, Source, Value, kind};
 use crate::{blocking, parcel, tree};
 use procession_core::connection::{self, Landed, Numbered, PipeEnd};
 use procession_core::{Deadline, ObjectName, copy_of};
@@ -110,11 +110,7 @@ pub(super) fn receive_into(
         let length = source.len();
         if tag == kind::PICKLE && length <= room.len() {
             let to = &mut room[..length];
-            if length <= COPY_ATTACHED_MAX {
-                source.read(0, to)?;
-            } else {
-                py.detach(|| source.read(0, to))?;
-            }
+            blocking::copying(py, length, || source.read(0, to))?;
             return Ok(length);
         }
         Ok(fill(room, source.pickled(py, tag)?)?)

@@ -16,7 +16,7 @@ use super::workers::Exit;
 use crate::blocking;
 use crate::error::raise;
 use crate::tree;
-use crate::value::{COPY_ATTACHED_MAX, Source, Value, kind, malformed};
+use crate::value::{Source, Value, kind, malformed};
 use procession_core::pool::{Driver, LOOK, News, Phase, Refused, Submitted};
 use procession_core::{Deadline, Error, Taken};
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
@@ -138,15 +138,11 @@ impl Shared {
         };
         let (tag, names) = (form | value.kind() << 4, value.names());
         let sent = value.parts(py, function.head(), |parts| {
-            let bytes = parts.iter().map(|part| part.len() as u64).sum();
+            let length = parts.iter().map(|part| part.len()).sum();
+            let bytes = length as u64;
             let ticket = Ticket { job, index, bytes };
             self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
-            let submit = || self.core.submit(ticket, tag, parts, names);
-            if bytes <= COPY_ATTACHED_MAX as u64 {
-                submit()
-            } else {
-                py.detach(submit)
-            }
+            blocking::copying(py, length, || self.core.submit(ticket, tag, parts, names))
         });
         drop::<Value<'_>>(value);
         let (ticket, error) = match sent {

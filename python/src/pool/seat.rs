@@ -5,7 +5,7 @@ use super::task::{FUNCTION, FUNCTION_BYTES, Known, form};
 use crate::blocking;
 use crate::error::raise;
 use crate::tree;
-use crate::value::{self, COPY_ATTACHED_MAX, Source, kind, malformed};
+use crate::value::{self, Source, kind, malformed};
 use procession_core::pool::{Seat, Task, TaskId, WorkerId};
 use procession_core::{Carried, Deadline, Error, Naming, ObjectName};
 use pyo3::exceptions::PyException;
@@ -201,12 +201,7 @@ impl WorkerSeat {
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         let answer = || self.seat.answer(task, tag, parts, names);
         loop {
-            let sent = if bytes <= COPY_ATTACHED_MAX {
-                answer()
-            } else {
-                py.detach(answer)
-            };
-            match sent {
+            match blocking::copying(py, bytes, answer) {
                 Err(Error::Interrupted) => py.check_signals()?,
                 sent => return sent.map_err(raise),
             }
