@@ -12,7 +12,7 @@ use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyTuple};
-use std::ffi::c_int;
+use std::ffi::{c_char, c_int};
 use std::mem::MaybeUninit;
 use std::slice;
 
@@ -84,17 +84,11 @@ pub(crate) fn bytes_with(
     length: usize,
     fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> PyResult<&[u8]>,
 ) -> PyResult<Bound<'_, PyBytes>> {
-    let size = ffi::Py_ssize_t::try_from(length)?;
-    // SAFETY: interpreter-attached; without a source the bytes are left as they are.
-    let object = unsafe { ffi::PyBytes_FromStringAndSize(std::ptr::null(), size) };
-    // SAFETY: a new object that nobody else refers to, or null and an exception.
-    let object = unsafe { Bound::from_owned_ptr_or_err(py, object) }?.cast_into::<PyBytes>()?;
-    // SAFETY: it is a bytes object.
-    let base = unsafe { ffi::PyBytes_AsString(object.as_ptr()) };
-    // SAFETY: it has as many bytes, and nobody else refers to it before this function is left.
-    let room = unsafe { slice::from_raw_parts_mut(base.cast::<MaybeUninit<u8>>(), length) };
-    whole(fill(room)?, length)?;
-    Ok(object)
+    let kind = (
+        ffi::PyBytes_FromStringAndSize as Make,
+        ffi::PyBytes_AsString as Base,
+    );
+    Ok(filled(py, length, kind, fill)?.cast_into()?)
 }
 
 /// As [`bytes_with`], a bytearray.
@@ -103,24 +97,38 @@ pub(crate) fn bytearray_with(
     length: usize,
     fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> PyResult<&[u8]>,
 ) -> PyResult<Bound<'_, PyByteArray>> {
-    let size = ffi::Py_ssize_t::try_from(length)?;
-    // SAFETY: interpreter-attached; without a source the bytes are left as they are.
-    let object = unsafe { ffi::PyByteArray_FromStringAndSize(std::ptr::null(), size) };
-    // SAFETY: a new object that nobody else refers to, or null and an exception.
-    let object = unsafe { Bound::from_owned_ptr_or_err(py, object) }?.cast_into::<PyByteArray>()?;
-    // SAFETY: it is a bytearray.
-    let base = unsafe { ffi::PyByteArray_AsString(object.as_ptr()) };
-    // SAFETY: it has as many bytes, and nobody else refers to it before this function is left.
-    let room = unsafe { slice::from_raw_parts_mut(base.cast::<MaybeUninit<u8>>(), length) };
-    whole(fill(room)?, length)?;
-    Ok(object)
+    let kind = (
+        ffi::PyByteArray_FromStringAndSize as Make,
+        ffi::PyByteArray_AsString as Base,
+    );
+    Ok(filled(py, length, kind, fill)?.cast_into()?)
 }
 
-fn whole(filled: &[u8], length: usize) -> PyResult<()> {
-    if filled.len() == length {
-        Ok(())
+/// Makes an object of so many bytes, which without a source are left as they are.
+type Make = unsafe extern "C" fn(*const c_char, ffi::Py_ssize_t) -> *mut ffi::PyObject;
+/// Where the bytes of such an object are.
+type Base = unsafe extern "C" fn(*mut ffi::PyObject) -> *mut c_char;
+
+fn filled<'py>(
+    py: Python<'py>,
+    length: usize,
+    (make, base): (Make, Base),
+    fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> PyResult<&[u8]>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let size = ffi::Py_ssize_t::try_from(length)?;
+    // SAFETY: interpreter-attached; without a source the bytes are left as they are.
+    let object = unsafe { make(std::ptr::null(), size) };
+    // SAFETY: a new object that nobody else refers to, or null and an exception.
+    let object = unsafe { Bound::from_owned_ptr_or_err(py, object) }?;
+    // SAFETY: it is of the type that both functions are for.
+    let base = unsafe { base(object.as_ptr()) };
+    // SAFETY: it has as many bytes, and nobody else refers to it before this function is left.
+    let room = unsafe { slice::from_raw_parts_mut(base.cast::<MaybeUninit<u8>>(), length) };
+    let filled = fill(room)?.len();
+    if filled == length {
+        Ok(object)
     } else {
-        Err(malformed(filled.len()))
+        Err(malformed(filled))
     }
 }
 
