@@ -12,21 +12,15 @@ pub(crate) use simple::SimpleQueue;
 use crate::blocking;
 use crate::error::raise;
 use crate::tree;
-use crate::value::{self, Source, Value};
+use crate::value::{self, Scratch, Source, Value};
 use procession_core::{Arena, Carried, Deadline, ObjectName, Put, Taken};
 use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
-use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
-
-thread_local! {
-    /// Where small messages are copied to before they are decoded: taken while in use.
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
 
 /// The queue that an object is, and what this object was used for.
 #[derive(Default)]
@@ -279,15 +273,11 @@ fn get_with<'py, T>(
     deadline: impl FnOnce() -> Deadline,
     read: impl FnOnce(Python<'py>, &Taken, &[u8]) -> PyResult<T>,
 ) -> PyResult<Option<T>> {
-    let mut buffer = BUFFER.take();
-    buffer.clear();
-    let got = match take(py, queue, &mut buffer, deadline) {
-        Ok(Some(taken)) => read(py, &taken, &buffer).map(Some),
-        Ok(None) => Ok(None),
-        Err(error) => Err(error),
-    };
-    BUFFER.set(buffer);
-    got
+    let Scratch(buffer) = &mut Scratch::take();
+    match take(py, queue, buffer, deadline)? {
+        Some(taken) => read(py, &taken, buffer).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// As [`get_with`], for as long as it takes.

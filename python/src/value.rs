@@ -48,11 +48,11 @@ thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Room to encode in: a thread's own, taken while in use.
-pub(crate) struct Scratch(Vec<u8>);
+/// Where values are encoded, and short messages are before they are decoded: a thread's own, empty, taken while in use.
+pub(crate) struct Scratch(pub(crate) Vec<u8>);
 
 impl Scratch {
-    fn take() -> Self {
+    pub(crate) fn take() -> Self {
         let mut bytes = SCRATCH.take();
         bytes.clear();
         Self(bytes)

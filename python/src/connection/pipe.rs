@@ -7,20 +7,14 @@ use super::failure::{Trouble, raise_error, raise_failure};
 use super::{Connection, Handle, Way};
 use crate::error::raise;
 use crate::memory::fill;
-use crate::value::{self, Source, Value, kind};
+use crate::value::{self, Scratch, Source, Value, kind};
 use crate::{blocking, parcel, tree};
 use procession_core::connection::{self, Landed, Numbered, PipeEnd};
 use procession_core::{Deadline, ObjectName, copy_of};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyType};
-use std::cell::Cell;
 use std::os::fd::RawFd;
-
-thread_local! {
-    /// Where short messages are before they are decoded: taken while in use.
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
 
 /// Sends an object.
 pub(super) fn send(object: &Bound<'_, PyAny>, handle: &Handle, end: &PipeEnd) -> PyResult<()> {
@@ -124,18 +118,13 @@ fn read<T, E: From<PyErr>>(
     end: &PipeEnd,
     read: impl FnOnce(u8, &Source<'_>) -> Result<T, E>,
 ) -> Result<T, E> {
-    let mut buffer = BUFFER.take();
-    buffer.clear();
-    let landed = take(py, handle, end, &mut buffer);
-    let received = landed.map_err(E::from).and_then(|landed| {
-        let source = Source {
-            buffer: &buffer,
-            extent: landed.extent.as_ref(),
-        };
-        read(landed.tag, &source)
-    });
-    BUFFER.set(buffer);
-    received
+    let Scratch(buffer) = &mut Scratch::take();
+    let landed = take(py, handle, end, buffer)?;
+    let source = Source {
+        buffer,
+        extent: landed.extent.as_ref(),
+    };
+    read(landed.tag, &source)
 }
 
 fn take(py: Python<'_>, handle: &Handle, end: &PipeEnd, buffer: &mut Vec<u8>) -> PyResult<Landed> {
