@@ -20,7 +20,7 @@ pub use listener::{Accepted, Admission, GUEST_TIME, GUESTS_MAX, Listener, Refuse
 pub use pipe::{Landed, PipeEnd, pipe};
 pub use stream::{
     Received, can_receive, can_receive_soon, is_socket, receive, receive_body, receive_into,
-    receive_length, send, stream_pair, stream_pipe,
+    receive_length, send,
 };
 
 use crate::sys::descriptor::{is_nonblocking, would_wait};

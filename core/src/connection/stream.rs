@@ -8,7 +8,7 @@ use crate::wire::{Decoder, Header};
 use crate::{Deadline, Error};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 /// Sends one message, whose body is these pieces one after the other; false once the deadline has passed.
 ///
@@ -145,26 +145,6 @@ pub fn can_receive_soon(
 ) -> crate::Result<bool> {
     let look = || can_receive(from, Deadline::now());
     Ok((!deadline.passed() && patience.offer(look)?) || can_receive(from, deadline)?)
-}
-
-/// Two ends that both send and receive.
-///
-/// # Errors
-/// `Os`, when there are no descriptors.
-///
-/// Python: `Pipe()`.
-pub fn stream_pair() -> crate::Result<(OwnedFd, OwnedFd)> {
-    stream::pair()
-}
-
-/// An end that receives and one that sends.
-///
-/// # Errors
-/// As [`stream_pair`].
-///
-/// Python: `Pipe(duplex=False)`.
-pub fn stream_pipe() -> crate::Result<(OwnedFd, OwnedFd)> {
-    stream::pipe()
 }
 
 /// Whether a stream is a socket. Only of those calls with a deadline never wait longer than that, whoever else uses it.

@@ -165,6 +165,7 @@ pub(crate) fn is_gone(pid: u32, origin: Origin, marked: Option<MarkedThread<'_>>
     let Some(raw) = process(pid) else {
         return true;
     };
+    let is_numbered = origin.started & NUMBERED != 0;
     match ask("pidfd_open", || {
         rustix::process::pidfd_open(raw, PidfdFlags::empty())
     }) {
@@ -181,7 +182,6 @@ pub(crate) fn is_gone(pid: u32, origin: Origin, marked: Option<MarkedThread<'_>>
             if ask("poll", || rustix::event::poll(&mut poll, Some(&now))) == Ok(1) {
                 return true;
             }
-            let is_numbered = origin.started & NUMBERED != 0;
             if is_numbered && numbered(&descriptor).is_some_and(|number| number != origin.started) {
                 return true;
             }
@@ -193,7 +193,7 @@ pub(crate) fn is_gone(pid: u32, origin: Origin, marked: Option<MarkedThread<'_>>
         return !exists(pid);
     };
     let differs = |then: u64, now: u64| then != 0 && now != 0 && then != now;
-    let is_another = origin.started & NUMBERED == 0 && differs(origin.started, now.origin.started);
+    let is_another = !is_numbered && differs(origin.started, now.origin.started);
     let was_replaced = differs(origin.stack, now.origin.stack);
     // Where no pidfd is to be had: all threads have ended, and nobody has waited for it yet.
     let has_ended = matches!(now.state, 'Z' | 'X') && now.threads <= 1;

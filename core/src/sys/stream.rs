@@ -1,34 +1,21 @@
 //! Streams: reading and writing what a socket, a pipe or a terminal has or takes at this moment. Source: read(2), writev(2), sendmsg(2),
 //! poll(2).
 
-use super::descriptor::{self, above_streams};
-use super::{ask, demand, failed};
+use super::descriptor;
+use super::{ask, failed};
 use crate::{Deadline, Result};
 use rustix::buffer::{Buffer, spare_capacity};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, ReadWriteFlags};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketType};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 /// What a pipe that is ready takes without waiting: `PIPE_BUF` of pipe(7).
 const PIPE_BYTES: usize = 4096;
 /// Pieces of one call: `IOV_MAX`.
 const PIECES_MAX: usize = 1024;
-
-/// Two ends, each of which reads what was written to the other.
-pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    descriptor::socket_pair(SocketType::STREAM)
-}
-
-/// An end to read from, and one to write to.
-pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = demand("pipe2", || {
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-    })?;
-    Ok((above_streams(reader)?, above_streams(writer)?))
-}
 
 /// Whether it is a socket: the one kind of stream on which a single call can be told not to wait.
 pub(crate) fn is_socket(stream: BorrowedFd<'_>) -> bool {
