@@ -79,6 +79,13 @@ class SimpleQueue(_core.SimpleQueue):
         #: For subclasses that send and receive by the two ends; nothing here takes them.
         self._rlock, self._wlock = ctx.Lock(), ctx.Lock()
 
+    def __getstate__(self):
+        return super().__getstate__(), self._rlock, self._wlock
+
+    def __setstate__(self, state):
+        name, self._rlock, self._wlock = state
+        super().__setstate__(name)
+
     @property
     def _poll(self):
         return self._reader.poll

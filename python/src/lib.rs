@@ -67,7 +67,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(server::serve, module)?)?;
     module.add_function(wrap_pyfunction!(server::die_with, module)?)?;
     module.add_function(wrap_pyfunction!(sync::open_primitive, module)?)?;
-    module.add_function(wrap_pyfunction!(queue::open_queue, module)?)?;
     module.add_function(wrap_pyfunction!(memory::open_memory, module)?)?;
     module.add_function(wrap_pyfunction!(handoff::open_descriptor, module)?)?;
     module.add_function(wrap_pyfunction!(handoff::stop_sharing, module)?)?;

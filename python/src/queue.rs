@@ -18,7 +18,7 @@ use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyDict, PyTuple};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -59,6 +59,19 @@ impl Inner {
 
     fn becomes(&self, state: u8) {
         self.state.fetch_or(state, Ordering::Relaxed);
+    }
+
+    /// The queue's name, for a pickle.
+    fn pickled(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        let queue = self.get()?;
+        tree::pickled(py, queue.name(), || queue.escape())
+    }
+
+    /// Holds the queue of a name from a pickle.
+    fn open(&self, py: Python<'_>, (offset, serial): (u64, u64)) -> PyResult<()> {
+        let (arena, name) = (tree::arena()?, ObjectName { offset, serial });
+        let open = || procession_core::Queue::open(arena, name);
+        self.set(blocking::call(py, open)?)
     }
 
     /// The queue, unless the end for that was closed.
@@ -204,8 +217,13 @@ impl Queue {
         self.get_queue()?.lost().map_err(raise)
     }
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
-        reduce(slf.as_any(), slf.get().get_queue()?)
+    /// Its name: all that a pickle of it has, as the standard's. What a subclass keeps besides, it pickles itself.
+    fn __getstate__(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        self.inner.pickled(py)
+    }
+
+    fn __setstate__(&self, py: Python<'_>, name: (u64, u64)) -> PyResult<()> {
+        self.inner.open(py, name)
     }
 }
 
@@ -237,18 +255,6 @@ impl Queue {
         }
         self.inner.by_end(end)
     }
-}
-
-/// What a queue's pickle is: its class, its name, and what a subclass keeps in its instances.
-fn reduce<'py>(
-    slf: &Bound<'py, PyAny>,
-    queue: &procession_core::Queue,
-) -> PyResult<Bound<'py, PyTuple>> {
-    let py = slf.py();
-    let (offset, serial) = tree::pickled(py, queue.name(), || queue.escape())?;
-    let open = py.import("procession._core")?.getattr("open_queue")?;
-    let state = slf.getattr_opt(intern!(py, "__dict__"))?;
-    (open, (slf.get_type(), offset, serial), state).into_pyobject(py)
 }
 
 /// Puts an encoded object.
@@ -342,21 +348,4 @@ fn exception(py: Python<'_>, name: &str) -> PyErr {
         })
         .and_then(|module| module.bind(py).getattr(name)?.call0())
         .map_or_else(|error| error, PyErr::from_value)
-}
-
-/// Makes an object of `class`, one of these queues, that holds the queue of that name: what its pickle calls.
-#[pyfunction]
-pub(crate) fn open_queue<'py>(
-    class: &Bound<'py, PyType>,
-    offset: u64,
-    serial: u64,
-) -> PyResult<Bound<'py, PyAny>> {
-    let object = class.call_method1("__new__", (class,))?;
-    let (arena, name) = (tree::arena()?, ObjectName { offset, serial });
-    let queue = blocking::call(class.py(), || procession_core::Queue::open(arena, name))?;
-    match object.cast::<SimpleQueue>() {
-        Ok(simple) => simple.get().inner().set(queue)?,
-        Err(_) => object.cast::<Queue>()?.get().inner.set(queue)?,
-    }
-    Ok(object)
 }

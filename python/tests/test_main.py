@@ -117,6 +117,32 @@ class Programs:
         done = self.python('-m', 'procession', folder / 'program.py', self.method)
         self.assertEqual((done.stderr, done.stdout, done.returncode), ('', f'42 {self.method}\n', 0))
 
+    def test_executors_of_the_standard_library(self):
+        """They stand on queues of a class of their own, which keeps what can't be pickled."""
+        folder = self.write(self.folder(), {'program.py': '''
+            import multiprocessing, os, sys
+            from concurrent.futures import ProcessPoolExecutor
+            from concurrent.futures.process import BrokenProcessPool
+
+            def square(x):
+                return x * x
+
+            if __name__ == '__main__':
+                context = multiprocessing.get_context(sys.argv[1])
+                with ProcessPoolExecutor(2, mp_context=context) as executor:
+                    print(*executor.map(square, range(5)))
+                    try:
+                        executor.submit(square, lambda: None).result()
+                    except Exception as error:
+                        print('lambda' in str(error))
+                    try:
+                        executor.submit(os._exit, 3).result()
+                    except BrokenProcessPool:
+                        print('broken')
+            '''})
+        done = self.python('-m', 'procession', folder / 'program.py', self.method)
+        self.assertEqual((done.stderr, done.stdout), ('', '0 1 4 9 16\nTrue\nbroken\n'))
+
     def test_children_of_children(self):
         folder = self.write(self.folder(), {'program.py': '''
             import multiprocessing, sys

@@ -41,9 +41,25 @@ class ByItsEnds(queues.SimpleQueue):
 
 
 class Own(queues.JoinableQueue):
+    """What it keeps besides goes along as it pickles it, and what it doesn't pickle stays here, as of the standard's."""
+
     def __init__(self, text, *, ctx):
         super().__init__(2, ctx=ctx)
         self.text = text
+        self.lock = threading.Lock()
+
+    def __getstate__(self):
+        return super().__getstate__(), self.text
+
+    def __setstate__(self, state):
+        of_the_queue, self.text = state
+        super().__setstate__(of_the_queue)
+
+
+class Silent(queues.Queue):
+    def __init__(self, *, ctx):
+        super().__init__(ctx=ctx)
+        self.lock = threading.Lock()
 
 
 def work(queue):
@@ -151,6 +167,14 @@ class Joinable:
         through = self.context.Queue()
         through.put(made)
         self.assertEqual(describe(through.get()), ('Own', 'text', False, 2))
+
+    def test_what_a_subclass_does_not_pickle_stays(self):
+        made = Silent(ctx=self.context)
+        made.put('here')
+        through = self.context.Queue()
+        through.put(made)
+        got = through.get()
+        self.assertEqual((type(got), got.get(), vars(got)), (Silent, 'here', {}))
 
     def test_it_is_a_queue(self):
         self.assertIsInstance(self.queue, queues.Queue)

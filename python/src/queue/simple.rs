@@ -2,7 +2,6 @@
 
 use super::{
     Ends, Inner, NO_READER, NO_WRITER, QueueReader, QueueWriter, decode, get_at_last, put_value,
-    reduce,
 };
 use crate::error::raise;
 use crate::{blocking, tree, value};
@@ -68,13 +67,12 @@ impl SimpleQueue {
         self.ends.writer(py, &self.inner)
     }
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
-        reduce(slf.as_any(), slf.get().inner.get()?)
+    /// Its name: all that a pickle of it has.
+    fn __getstate__(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        self.inner.pickled(py)
     }
-}
 
-impl SimpleQueue {
-    pub(super) fn inner(&self) -> &Inner {
-        &self.inner
+    fn __setstate__(&self, py: Python<'_>, name: (u64, u64)) -> PyResult<()> {
+        self.inner.open(py, name)
     }
 }
