@@ -279,7 +279,7 @@ fn exists(id: u32) -> bool {
 pub(crate) fn other_threads(parked_first: bool) -> Result<usize> {
     const LIST: &str = "/proc/self/task";
     // A folder has a link for itself, one for its name, and here one for each thread.
-    if demand("stat", || rustix::fs::stat(LIST))?.st_nlink == 3 {
+    if demand("stat of /proc/self/task", || rustix::fs::stat(LIST))?.st_nlink == 3 {
         return Ok(0);
     }
     allow("open").map_err(|errno| failed("open", errno))?;

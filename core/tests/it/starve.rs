@@ -3,8 +3,9 @@
 //! Each test limits a forked child, and lets it do everything that a process does.
 
 use crate::child::{alone, fork, has_children, until, until_empty};
+use procession_core::process::{self, Others};
 use procession_core::{Acquired, Arena, Deadline, Error, ExitStatus, Lock, Put, Queue};
-use procession_core::{Result, Spec};
+use procession_core::{Result, Setting, Spec};
 use std::os::fd::AsRawFd;
 
 /// An arena, and messages of every kind through a queue of it.
@@ -98,8 +99,15 @@ fn programs() -> Result<()> {
     Ok(())
 }
 
-/// The call that is missing for each of what a process does, one for whole arenas and one for programs.
-fn everything() -> [Option<&'static str>; 2] {
+/// A child that goes on in a copy of this process.
+fn copies() -> Result<()> {
+    let ((), forked) = process::fork(Others::None, Setting::default(), (), |()| 5);
+    assert_eq!(forked?.wait(Deadline::NEVER)?, Some(ExitStatus::Code(5)));
+    Ok(())
+}
+
+/// The call that is missing for each of what a process does: for whole arenas, for programs, and for copies of itself.
+fn everything() -> [Option<&'static str>; 3] {
     let missing = |result: Result<()>| match result {
         Ok(()) => None,
         Err(Error::Os { call, .. }) => Some(call),
@@ -112,10 +120,10 @@ fn everything() -> [Option<&'static str>; 2] {
         relatives(&arena)?;
         newcomer(&arena)
     });
-    let started = programs();
+    let (started, forked) = (programs(), copies());
     assert_eq!(descriptors(), before, "a descriptor is left");
     assert!(!has_children());
-    [missing(shared), missing(started)]
+    [missing(shared), missing(started), missing(forked)]
 }
 
 /// How many descriptors of this process are open, of those that a test may have.
@@ -378,7 +386,7 @@ fn closed_standard_streams() {
         let arena = Arena::create().unwrap();
         // Else whatever prints would write into it.
         assert!(arena.descriptor().as_raw_fd() > 2);
-        assert_eq!(everything(), [None, None]);
+        assert_eq!(everything(), [None; 3]);
     })
     .join();
 }
@@ -389,8 +397,8 @@ struct Filter {
     errno: i32,
     /// Refused only when the second argument has one of these bits; 0: always.
     bits: u32,
-    /// What is then missing for arenas, and for programs.
-    missing: [Option<&'static str>; 2],
+    /// What is then missing for arenas, for programs, and for copies.
+    missing: [Option<&'static str>; 3],
 }
 
 /// Refuses calls from now on, in this process and its children. Source: seccomp(2), bpf(4).
@@ -452,7 +460,7 @@ const FILTERS: &[Filter] = &[
         ],
         errno: libc::EPERM,
         bits: 0,
-        missing: [None, None],
+        missing: [None; 3],
     },
     // Done in another way.
     Filter {
@@ -465,7 +473,7 @@ const FILTERS: &[Filter] = &[
         ],
         errno: libc::EPERM,
         bits: 0,
-        missing: [None, None],
+        missing: [None; 3],
     },
     Filter {
         calls: &[
@@ -475,20 +483,20 @@ const FILTERS: &[Filter] = &[
         ],
         errno: libc::ENOSYS,
         bits: 0,
-        missing: [None, None],
+        missing: [None; 3],
     },
     Filter {
         calls: &[libc::SYS_clone3, libc::SYS_close_range],
         errno: libc::ENOSYS,
         bits: 0,
-        missing: [None, None],
+        missing: [None; 3],
     },
     // Before 6.3 the flag isn't known.
     Filter {
         calls: &[libc::SYS_memfd_create],
         errno: libc::EINVAL,
         bits: libc::MFD_NOEXEC_SEAL,
-        missing: [None, None],
+        missing: [None; 3],
     },
     // Without locks of open files there are no signs.
     Filter {
@@ -496,44 +504,44 @@ const FILTERS: &[Filter] = &[
         errno: libc::EINVAL,
         // Of the commands in use, those for these locks alone have this bit.
         bits: 32,
-        missing: [None, None],
+        missing: [None; 3],
     },
     // Can't be done without.
     Filter {
         calls: &[libc::SYS_memfd_create],
         errno: libc::ENOSYS,
         bits: 0,
-        missing: [Some("memfd_create"), None],
+        missing: [Some("memfd_create"), None, None],
     },
     Filter {
         calls: &[libc::SYS_fallocate],
         errno: libc::EOPNOTSUPP,
         bits: 0,
-        missing: [Some("fallocate"), None],
+        missing: [Some("fallocate"), None, None],
     },
     Filter {
         calls: &[libc::SYS_pidfd_open],
         errno: libc::ENOSYS,
         bits: 0,
-        missing: [None, Some("pidfd_open")],
+        missing: [None, Some("pidfd_open"), Some("pidfd_open")],
     },
     Filter {
         calls: &[libc::SYS_pidfd_open],
         errno: libc::EPERM,
         bits: 0,
-        missing: [None, Some("pidfd_open")],
+        missing: [None, Some("pidfd_open"), Some("pidfd_open")],
     },
     Filter {
         calls: &[libc::SYS_pidfd_send_signal],
         errno: libc::EPERM,
         bits: 0,
-        missing: [None, Some("pidfd_send_signal")],
+        missing: [None, Some("pidfd_send_signal"), None],
     },
     Filter {
         calls: &[libc::SYS_execve],
         errno: libc::EPERM,
         bits: 0,
-        missing: [None, Some("posix_spawn")],
+        missing: [None, Some("posix_spawn"), None],
     },
 ];
 
@@ -561,7 +569,7 @@ fn forbidden_forks() {
                 calls: &[libc::SYS_clone, libc::SYS_clone3],
                 errno,
                 bits: 0,
-                missing: [None, None],
+                missing: [None; 3],
             });
             for _ in 0..2_000 {
                 // SAFETY: it fails; a child would end at once.
@@ -620,7 +628,9 @@ fn no_proc() {
         }
         mount("none", "/proc", "tmpfs", 0, "");
         assert!(!std::path::Path::new("/proc/self").exists());
-        assert_eq!(everything(), [None, None]);
+        // Nothing else tells whether a copy would lack threads.
+        let missing = Some("stat of /proc/self/task");
+        assert_eq!(everything(), [None, None, missing]);
         let error = Spec::myself().start().unwrap_err().to_string();
         assert!(error.contains("/proc/self/exe"), "{error}");
     })
@@ -643,7 +653,7 @@ fn no_room_in_dev_shm() {
                 mount("none", "/dev", "tmpfs", 0, "");
                 assert!(!std::path::Path::new("/dev/shm").exists());
             }
-            assert_eq!(everything(), [None, None]);
+            assert_eq!(everything(), [None; 3]);
         })
         .join();
     }
@@ -666,7 +676,7 @@ fn first_process_of_a_namespace() {
                 if own_proc {
                     mount("none", "/proc", "proc", 0, "");
                 }
-                assert_eq!(everything(), [None, None]);
+                assert_eq!(everything(), [None; 3]);
                 adopt();
             })
             .join();
