@@ -70,8 +70,8 @@ fn workspace(word: Option<&str>) -> Command {
     command
 }
 
-/// The core's tests again, in the build in which a process can be killed at each store to shared memory. Stepping takes one
-/// processor for a minute and a half, so it goes beside the others.
+/// The core's tests again, in the build in which a process can be killed at each store to shared memory. Stepping never sleeps,
+/// so it goes beside the others, which mostly do.
 fn crash_walk(word: Option<&str>) -> Vec<(String, Command)> {
     let all = |options: &[&str]| {
         let mut command = crash_build();

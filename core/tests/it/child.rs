@@ -96,14 +96,20 @@ impl Child {
     /// Whether its first thread sleeps in the kernel, or did a moment ago.
     pub(crate) fn sleeps(&self) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
-        stat.rsplit_once(") ")
-            .is_some_and(|(_, rest)| rest.starts_with('S'))
+        is_asleep(&stat)
     }
 
     /// Lets go of one that has ended and was waited for.
     pub(crate) fn forget(self) {
         std::mem::forget(self);
     }
+}
+
+/// Whether a line of a `stat` in `/proc` tells of a thread that sleeps in the kernel. Source: proc_pid_stat(5).
+#[cfg(crash_points)]
+pub(crate) fn is_asleep(stat: &str) -> bool {
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| rest.starts_with('S'))
 }
 
 impl Drop for Child {

@@ -69,6 +69,21 @@ fn watchers() -> Vec<std::path::PathBuf> {
         .collect()
 }
 
+/// Waits until all other threads of this process sleep: then what a call does about its watcher doesn't depend on what that is
+/// just doing.
+#[cfg(crash_points)]
+pub(crate) fn until_watchers_sleep() {
+    let me = std::fs::read_link("/proc/thread-self").unwrap();
+    until("the watchers to sleep", || {
+        let mut threads = std::fs::read_dir("/proc/self/task").unwrap();
+        threads.all(|thread| {
+            let thread = thread.unwrap().path();
+            let stat = std::fs::read_to_string(thread.join("stat")).unwrap_or_default();
+            thread.file_name() == me.file_name() || crate::child::is_asleep(&stat)
+        })
+    });
+}
+
 #[test]
 fn a_lamp_is_right_as_soon_as_a_call_here_returns() {
     let _alone = alone();

@@ -3,11 +3,11 @@
 mod acts;
 mod case;
 mod companion;
-mod ledger;
+pub(crate) mod ledger;
 mod sites;
 mod stage;
 mod walk;
-mod workers;
+pub(crate) mod workers;
 
 pub(crate) use stage::again;
 

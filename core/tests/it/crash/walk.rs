@@ -4,7 +4,7 @@ use super::acts::{self, Act, Companion, Role};
 use super::case::{Plan, play};
 use super::ledger::{Ledger, shared};
 use super::sites::{self, Except, Store};
-use super::workers;
+use super::workers::Crew;
 use crate::child::alone;
 use procession_core::sys::crash::{Action, Site};
 use std::collections::BTreeMap;
@@ -20,6 +20,12 @@ const RACES: u32 = 5;
 /// Room for this many sites and acts.
 const SITES: usize = 512;
 const ACTS: usize = 1024;
+
+/// Most of a stop's time is spent asleep.
+const CREW: Crew = Crew {
+    workers: 32,
+    job_seconds: 90,
+};
 
 const ACTIONS: [Action; 2] = [Action::Kill, Action::Stop];
 const ROLES: usize = Role::ALL.len();
@@ -96,7 +102,7 @@ impl Walk {
         let (sites, acts, tally) = (&self.sites, &self.acts[from..], self.tally);
         assert!(self.acts.len() <= ACTS);
         let name = |at: usize| format!("{}, with nobody struck", acts[at].name);
-        let failures = workers::perform(acts.len(), &name, &|at, ledger| {
+        let failures = CREW.perform(acts.len(), &name, &|at, ledger| {
             let tell = |noted: &BTreeMap<Site, u64>| {
                 for (site, count) in noted {
                     let known = sites.binary_search(site);
@@ -179,7 +185,7 @@ impl Walk {
 
     fn strike(&mut self, cases: &[Case]) {
         let name = |at: usize| self.describe(cases[at]);
-        let failures = workers::perform(cases.len(), &name, &|at, ledger| {
+        let failures = CREW.perform(cases.len(), &name, &|at, ledger| {
             self.strike_one(at, cases[at], ledger);
         });
         self.failures.extend(failures);

@@ -12,13 +12,16 @@ mod stepper;
 mod tracee;
 
 use crate::child::{Random, alone, fork};
+use crate::crash::ledger::shared;
+use crate::crash::workers::Crew;
 use crate::scene::{Effect, Found, OPERATIONS, Operation, Scene, Users};
 use memory::Memory;
 use procession_core::shm::Snapshot;
 use procession_core::sys::dead;
 use std::fmt;
 use std::ops::AddAssign;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Instant;
 use stepper::{Stepper, Who};
 
@@ -30,6 +33,13 @@ const BEFORE: u64 = 500;
 const MARKED_WITHIN: u64 = 3_000;
 /// The operation that has two ends.
 const FORK: &str = "fork";
+/// One for each of two processors: whoever steps never sleeps. An operation takes seconds.
+const CREW: Crew = Crew {
+    workers: 2,
+    job_seconds: 500,
+};
+/// Room for the counts of so many operations.
+const OPERATIONS_MAX: usize = 128;
 
 /// What to step, from which instruction on; from the environment.
 #[derive(Debug)]
@@ -48,15 +58,9 @@ struct Plan {
 /// A state whose recovery is to be stepped: the instruction, the bytes, and what must be found there ever after.
 type Kept = (u64, Snapshot, Found);
 
-/// What was done.
+/// What was done: instructions and states of operations; recoveries, and their instructions and states.
 #[derive(Debug, Default, Clone, Copy)]
-struct Counts {
-    instructions: u64,
-    states: u64,
-    recoveries: u64,
-    recovery_instructions: u64,
-    recovery_states: u64,
-}
+struct Counts([u64; Self::COUNT]);
 
 #[test]
 fn a_death_after_any_instruction_is_survived() {
@@ -64,20 +68,31 @@ fn a_death_after_any_instruction_is_survived() {
     let plan = Plan::from_environment();
     println!("SEED={}", plan.seed);
     let began = Instant::now();
-    let mut total = Counts::default();
-    let mut operations = 0;
-    for operation in plan.operations() {
-        let mut counts = plan.walk(operation, Who::Itself);
-        if operation.name == FORK {
-            counts += plan.walk(operation, Who::ItsChild);
+    let operations = plan.operations();
+    assert!(!operations.is_empty(), "no operation has that name");
+    let counted: &'static [[AtomicU64; Counts::COUNT]; OPERATIONS_MAX] = shared();
+    let name = |at: usize| operations[at].name.to_owned();
+    let failures = CREW.perform(operations.len(), &name, &|at, _| {
+        let mut counts = plan.walk(operations[at], Who::Itself);
+        if operations[at].name == FORK {
+            counts += plan.walk(operations[at], Who::ItsChild);
         }
+        for (shared, count) in counted[at].iter().zip(counts.0) {
+            shared.store(count, SeqCst);
+        }
+    });
+    let mut total = Counts::default();
+    for (operation, counts) in operations.iter().zip(counted) {
+        let counts = Counts(counts.each_ref().map(|count| count.load(SeqCst)));
         println!("{}: {counts}", operation.name);
         total += counts;
-        operations += 1;
     }
-    assert!(operations > 0, "no operation has that name");
+    for failure in &failures {
+        println!("FAILED {failure}");
+    }
+    assert!(failures.is_empty(), "{} failures, above", failures.len());
     let seconds = began.elapsed().as_secs();
-    println!("{operations} operations, {total}; {seconds} s");
+    println!("{} operations, {total}; {seconds} s", operations.len());
 }
 
 #[test]
@@ -176,11 +191,7 @@ impl Plan {
                 *old = (at, stepper.snapshot(), found);
             }
         });
-        let mut counts = Counts {
-            instructions: stepper.instructions,
-            states: stepper.states,
-            ..Counts::default()
-        };
+        let mut counts = Counts([stepper.instructions, stepper.states, 0, 0, 0]);
         stepper.kill();
         for state in kept {
             counts += self.walk_recovery(operation, &scene, state);
@@ -211,12 +222,7 @@ impl Plan {
                 });
             }
         });
-        let counts = Counts {
-            recoveries: 1,
-            recovery_instructions: stepper.instructions,
-            recovery_states: stepper.states,
-            ..Counts::default()
-        };
+        let counts = Counts([0, 0, 1, stepper.instructions, stepper.states]);
         stepper.kill();
         let when = format!("dead after {at} instructions, recovered");
         let found = scene.judge(operation, &when, false, Users::HereRecovered);
@@ -240,10 +246,12 @@ fn judge(scene: &Scene, stepper: &Stepper<'_>, op: &Operation, done: bool, when:
 
 /// Makes a check; if it fails, says where and how to come there again.
 fn reported<R>(stepper: &Stepper<'_>, replay: &str, check: impl FnOnce() -> R) -> R {
-    catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|panic| {
-        println!("state {}, before {}", stepper.states, stepper.place());
-        println!("replay, as docs/testing.md has it: {replay} cargo test any_instruction");
-        resume_unwind(panic)
+    catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|_| {
+        panic!(
+            "state {}, before {}\n  replay, as docs/testing.md has it: {replay} cargo test any_instruction\n ",
+            stepper.states,
+            stepper.place()
+        )
     })
 }
 
@@ -257,29 +265,25 @@ fn index(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
+impl Counts {
+    const COUNT: usize = 5;
+}
+
 impl AddAssign for Counts {
     fn add_assign(&mut self, more: Self) {
-        self.instructions += more.instructions;
-        self.states += more.states;
-        self.recoveries += more.recoveries;
-        self.recovery_instructions += more.recovery_instructions;
-        self.recovery_states += more.recovery_states;
+        for (sum, more) in self.0.iter_mut().zip(more.0) {
+            *sum += more;
+        }
     }
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            instructions,
-            states,
-            recoveries,
-            recovery_instructions,
-            recovery_states,
-        } = self;
+        let [instructions, states, recoveries, more, more_states] = self.0;
         write!(
             f,
             "{instructions} instructions, {states} states; {recoveries} recoveries, \
-             {recovery_instructions} instructions, {recovery_states} states"
+             {more} instructions, {more_states} states"
         )
     }
 }

@@ -23,7 +23,8 @@ pub(crate) struct Stepper<'a> {
     /// Of a tracee that was forked by another one: that one, and its list.
     parent: Option<(Tracee, RobustList)>,
     memory: Memory,
-    list: RobustList,
+    /// The head of its list at the last look.
+    head: [u64; 3],
     /// Instructions so far.
     pub(crate) instructions: u64,
     /// States so far that differed from the one before.
@@ -55,7 +56,7 @@ impl<'a> Stepper<'a> {
             tracee,
             parent,
             memory: Memory::new(scene.arena.descriptor()),
-            list: RobustList::default(),
+            head: [0; 3],
             instructions: 0,
             states: 0,
             done: false,
@@ -87,10 +88,10 @@ impl<'a> Stepper<'a> {
 
     /// Whether anything differs from the last look that another process could see, or the kernel would act on.
     fn is_new(&mut self) -> bool {
-        let list = self.tracee.robust_list();
+        let head = self.tracee.list_head();
         // Both are looked at in any case.
-        let is_new = self.memory.has_changed() | (self.list != list);
-        self.list = list;
+        let is_new = self.memory.has_changed() | (self.head != head);
+        self.head = head;
         self.states += u64::from(is_new);
         is_new
     }

@@ -21,6 +21,8 @@ pub(crate) struct Tracee {
     pid: libc::pid_t,
     /// A signal that it is to be given with the next step.
     signal: i32,
+    /// Where the kernel has the head of its list; 0 until it has one.
+    head: u64,
 }
 
 /// How far a step went.
@@ -37,7 +39,7 @@ pub(crate) enum Step {
 }
 
 /// The robust list of a thread, as the kernel would find it at its death.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(crate) struct RobustList {
     /// Addresses of the words in the list, and what they are.
     words: Vec<(u64, Option<u32>)>,
@@ -63,13 +65,21 @@ impl Tracee {
             // SAFETY: ends the process.
             unsafe { libc::_exit(101) };
         }
-        let tracee = Self { pid, signal: 0 };
+        let tracee = Self::stopped(pid);
         assert!(libc::WIFSTOPPED(tracee.wait()), "it stops before the work");
         let options = libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_EXITKILL;
         // SAFETY: our own stopped tracee.
         let set = unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, pid, 0, options) };
         assert_eq!(set, 0, "PTRACE_SETOPTIONS");
         tracee
+    }
+
+    fn stopped(pid: libc::pid_t) -> Self {
+        Self {
+            pid,
+            signal: 0,
+            head: 0,
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -102,10 +112,7 @@ impl Tracee {
         // SAFETY: writes one number.
         let told = unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, self.pid, 0, &raw mut pid) };
         assert_eq!(told, 0, "PTRACE_GETEVENTMSG");
-        let child = Self {
-            pid: libc::pid_t::try_from(pid).unwrap(),
-            signal: 0,
-        };
+        let child = Self::stopped(libc::pid_t::try_from(pid).unwrap());
         assert!(libc::WIFSTOPPED(child.wait()), "it stops before it begins");
         child
     }
@@ -153,8 +160,8 @@ impl Tracee {
         at.cast_unsigned()
     }
 
-    /// Its first thread's robust list.
-    pub(crate) fn robust_list(&self) -> RobustList {
+    /// Where the kernel finds its first thread's robust list; 0: it has none.
+    fn list(&self) -> u64 {
         let mut head: u64 = 0;
         let mut bytes: u64 = 0;
         // SAFETY: writes one pointer and one length.
@@ -167,6 +174,23 @@ impl Tracee {
             )
         };
         assert_eq!(told, 0, "get_robust_list");
+        head
+    }
+
+    /// The head of its robust list: the first entry, the distance to a word, the pending one. The rest of the list lies in the
+    /// arena, so it doesn't change unless this or the arena does.
+    pub(crate) fn list_head(&mut self) -> [u64; 3] {
+        if self.head == 0 {
+            self.head = self.list();
+        }
+        let mut cells = [[0; 8]; 3];
+        self.read(self.head, cells.as_flattened_mut());
+        cells.map(u64::from_le_bytes)
+    }
+
+    /// Its first thread's robust list.
+    pub(crate) fn robust_list(&self) -> RobustList {
+        let head = self.list();
         let mut list = RobustList::default();
         let mut cells = [[0; 8]; 3];
         if head == 0 || !self.read(head, cells.as_flattened_mut()) {
@@ -180,7 +204,7 @@ impl Tracee {
         );
         // The lowest bit says of which kind the futex is; none of ours has it.
         while entry & !1 != head && list.words.len() < LIMIT {
-            // The word, the C library's own, the link: one read, since this is done at each instruction.
+            // The word, the C library's own, the link.
             let mut node = [[0; 8]; 5];
             let at = (entry & !1).wrapping_sub(WORD_FROM_LINK);
             let whole = self.read(at, node.as_flattened_mut());

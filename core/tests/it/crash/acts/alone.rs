@@ -6,6 +6,7 @@ use super::{
     Act, Companion, H, NEVER, NOW, Role, Stage, V, act, drain, fill, make_and_drop,
     make_fill_and_drop, nothing,
 };
+use crate::watch::until_watchers_sleep;
 use procession_core::{Arena, Carried, Error, Lock, Memory, Queue};
 
 /// All of them.
@@ -244,9 +245,12 @@ fn objects() -> Vec<Act> {
         ),
         alone("watch a queue", nothing, |s| {
             let lamps = [again(|| s.queue.readable()), again(|| s.bounded.writable())];
+            until_watchers_sleep();
             for on in [On::Queue, On::Bounded] {
                 s.put(V, on, SMALL, NOW());
+                until_watchers_sleep();
                 s.get(V, on, NOW());
+                until_watchers_sleep();
             }
             s.try_put(V, On::Queue);
             drop(lamps);
