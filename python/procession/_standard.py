@@ -12,7 +12,6 @@ import sys
 from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
 
 _NAMES = {name: 'multiprocessing.' + name for name in ('context', 'process', 'reduction')}
-_child = None
 
 
 def __getattr__(name):
@@ -29,7 +28,7 @@ def load():
         if any(module.__name__ != _NAMES[name] for name, module in modules.items()):
             modules = _import_behind_alias()
         globals().update(modules)
-    be(_child)
+    be()
 
 
 def _import():
@@ -57,20 +56,11 @@ def loaded(name):
     return globals().get(name) or sys.modules.get(_NAMES[name])
 
 
-def be(child):
-    """Has the standard library take this child of ours for the current process."""
-    global _child
-    _child = child
-    if child is not None and (process := loaded('process')):
-        process._current_process = child
-
-
-def leave():
-    """Forgets it."""
-    global _child
-    if _child is not None and (process := loaded('process')):
-        process._current_process = None
-    _child = None
+def be():
+    """Has the standard library take the current process for its own, if that is a child of ours."""
+    ours = sys.modules.get(__package__ + '.process')
+    if getattr(ours, '_parent', None) and (process := loaded('process')):
+        process._current_process = ours._current_process
 
 
 class _Finder:
@@ -82,7 +72,7 @@ class _Finder:
             load()
         elif name == _NAMES['reduction']:
             # The last one: the others are there.
-            be(_child)
+            be()
 
 
 sys.meta_path.insert(0, _Finder)

@@ -30,6 +30,9 @@ def active_children():
 
 def parent_process():
     """The object of the process that started this one, or None in the first."""
+    global _parent_process
+    if _parent_process is None and _parent is not None:
+        _parent_process = _ParentProcess(*_parent)
     return _parent_process
 
 
@@ -50,7 +53,7 @@ class BaseProcess:
         self._identity = _current_process._identity + (next(_process_counter),)
         self._config = _current_process._config.copy()
         self._parent_pid = os.getpid()
-        self._parent_name = _current_process.name
+        self._parent_name = _current_process._name
         self._popen = None
         self._closed = False
         self._target = target
@@ -82,7 +85,8 @@ class BaseProcess:
         assert self._popen is None, 'cannot start a process twice'
         assert not _current_process._config.get('daemon'), \
             'daemonic processes are not allowed to have children'
-        _cleanup()
+        if _children:
+            _cleanup()
         self._popen = self._Popen(self)
         self._sentinel = self._popen.sentinel
         # The target may refer to this object: a cycle that nobody needs any more.
@@ -219,25 +223,26 @@ class BaseProcess:
 
     def _bootstrap(self, parent_sentinel=None):
         """The child's life, from its first to its last line of Python; returns the exit status."""
+        # A call, even one that has nothing to do, writes to some pages of its own, which are copied in a forked child: what
+        # is mostly nothing is looked at here.
         try:
             if self._start_method is not None:
-                context._force_start_method(self._start_method)
-            global _current_process, _parent_process, _process_counter, _children, _inherited
+                context._default_context._actual_context = context._concrete_contexts[self._start_method]
+            global _current_process, _parent_process, _parent, _process_counter, _children, _inherited
             _process_counter = itertools.count(1)
             # What the parent had is kept: to let go of it would write to pages of each of them.
-            _inherited, _children = _children, set()
+            _inherited = _children, _current_process, _parent, _parent_process
+            _children = set()
             util._close_stdin()
-            old_process, _current_process = _current_process, self
-            _parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
-            if threading._HAVE_THREAD_NATIVE_ID:
-                threading.main_thread()._set_native_id()
-            _standard.be(self)
-            try:
+            _current_process = self
+            _parent, _parent_process = (self._parent_name, self._parent_pid, parent_sentinel), None
+            threading._main_thread._native_id = threading.get_native_id()
+            if 'multiprocessing.process' in sys.modules:
+                _standard.be()
+            if util._finalizer_registry or util._afterforkers:
                 self._after_fork()
-            finally:
-                # The old object's finalizers run only after those of the fork have.
-                del old_process
-            util.info('child process calling self.run()')
+            if util._logger:
+                util.info('child process calling self.run()')
             try:
                 self.run()
                 exitcode = 0
@@ -245,15 +250,18 @@ class BaseProcess:
                 if not util._CHILDREN_RUN_ATEXIT:
                     util._exit_function()
         except SystemExit as e:
-            exitcode = _status(e.code)
+            exitcode = 0 if e.code is None else _status(e.code)
         except:  # noqa: E722: whatever it is, it ends here
             exitcode = 1
             import traceback
             sys.stderr.write('Process %s:\n' % self.name)
             traceback.print_exc()
         finally:
-            threading._shutdown()
-            util.info('process exiting with exitcode %d' % exitcode)
+            # Before 3.13 these are the threads that it would wait for, and what it would call.
+            if getattr(threading, '_shutdown_locks', True) or threading._threading_atexits:
+                threading._shutdown()
+            if util._logger:
+                util.info('process exiting with exitcode %d' % exitcode)
             util._flush_std_streams()
         return exitcode
 
@@ -329,7 +337,8 @@ class _MainProcess(BaseProcess):
         pass
 
 
-_parent_process = None
+#: The parent, and its object, which is made when somebody asks for it.
+_parent = _parent_process = None
 _current_process = _MainProcess()
 _process_counter = itertools.count(1)
 _children = set()

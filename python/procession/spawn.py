@@ -98,7 +98,7 @@ def spawn_main(token, pipe_handle, parent_sentinel, parent_pid, dies_with_parent
 def _let_go():
     """Lets go of what the program has made: nothing of that is frozen, so the end of the interpreter finalizes it."""
     process._current_process = None
-    _standard.leave()
+    _standard.be()
     # Unless something frozen refers to it, as a module of which the program has changed something. A file is whole all the same.
     for file in gc.get_objects():
         # By its type: an object may say that it is another's.

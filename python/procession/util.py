@@ -121,12 +121,11 @@ def get_temp_dir():
 #
 
 _afterfork_registry = weakref.WeakValueDictionary()
+_afterforkers = _afterfork_registry.data
 _afterfork_counter = itertools.count()
 
 
 def _run_after_forkers():
-    if not _afterfork_registry.data:
-        return
     for (_, _, func), obj in sorted(_afterfork_registry.items(), key=lambda item: item[0][:2]):
         try:
             func(obj)
@@ -256,6 +255,8 @@ def _exit_function(info=info, debug=debug, _run_finalizers=_run_finalizers,
     if _exiting:
         return
     _exiting = True
+    if not (_logger or _finalizer_registry or process and process._children):
+        return
     info('process shutting down')
     debug('running all "atexit" finalizers with priority >= 0')
     _run_finalizers(0)
