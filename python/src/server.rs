@@ -145,7 +145,7 @@ impl Started {
     }
 
     /// Waits for its end: the exit code, or minus the signal; None after the timeout. 255, as asyncio has it, if somebody
-    /// else has waited for it, or SIGCHLD is ignored: nobody knows how it ended.
+    /// else has waited for it, or SIGCHLD is ignored, and the kernel doesn't tell (Linux 6.15 does): nobody knows how it ended.
     #[pyo3(signature = (timeout = None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
         let child = self.0.get()?;

@@ -4,6 +4,7 @@ import contextlib
 import faulthandler
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from procession import forkserver
 
 #: Seconds after which a test that hangs shows its stacks. No test asserts that something is quick.
 WATCHDOG = 120
+
+#: What is known of how a child ended whose status somebody else has taken: the kernel tells since 6.15.
+TAKEN = (lambda code: code) if tuple(map(int, re.findall(r'\d+', os.uname().release)[:2])) >= (6, 15) else (lambda code: 255)
 
 #: Where the package under test lies.
 HOME = str(pathlib.Path(procession.__file__).parent.parent)

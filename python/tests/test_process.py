@@ -749,10 +749,9 @@ class Reaped:
         child._popen.pid = bystander.pid
         child.terminate()
         child.kill()
-        # It has ended; how is not known, which asyncio says in the same way.
         self.assertFalse(child.is_alive())
         child.join()
-        self.assertEqual(child.exitcode, 255)
+        self.assertEqual(child.exitcode, helpers.TAKEN(0))
         self.assertNotIn(child, procession.active_children())
         child.close()
         self.assertTrue(bystander.is_alive())
@@ -764,8 +763,12 @@ class Reaped:
             self.assertTrue(child.is_alive())
             release.send(None)
             child.join()
-            self.assertEqual((child.is_alive(), child.exitcode), (False, 255))
+            self.assertEqual((child.is_alive(), child.exitcode), (False, helpers.TAKEN(0)))
             self.assertNotIn(child, procession.active_children())
+            killed, _ = self.held()
+            killed.kill()
+            killed.join()
+            self.assertEqual(killed.exitcode, helpers.TAKEN(-9))
 
 
 class ForkLifeTest(Life, Held):

@@ -65,7 +65,7 @@ impl Child {
     ///
     /// # Errors
     /// `Interrupted` when a signal handler ran; `Os` with ECHILD when somebody else has waited for it, or this
-    /// process ignores SIGCHLD: it has ended then, and nobody knows how.
+    /// process ignores SIGCHLD, and the kernel doesn't tell (Linux 6.15 does): it has ended then, and nobody knows how.
     pub fn wait(&self, deadline: Deadline) -> Result<Option<ExitStatus>> {
         if let Some(status) = *self.status() {
             return Ok(Some(status));
@@ -85,7 +85,7 @@ impl Child {
             if status.is_none() {
                 *status = match &self.report {
                     Some(report) => report.take(self.pidfd.as_fd(), told)?,
-                    None => pidfd::collect(self.pidfd.as_fd())?.map(report::status),
+                    None => report::collect(self.pidfd.as_fd())?,
                 };
             }
             if status.is_some() || self.report.is_none() || deadline.passed() {

@@ -117,6 +117,26 @@ fn found(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
     }
 }
 
+/// How a child of this process ended; `None` while it runs. Where somebody else has waited for it, or the kernel does so by
+/// itself because SIGCHLD is ignored, the kernel tells (Linux 6.15), a moment later than that it has ended.
+///
+/// # Errors
+/// ECHILD where it doesn't tell.
+pub(super) fn collect(pidfd: BorrowedFd<'_>) -> Result<Option<ExitStatus>> {
+    let not_ours = match pidfd::collect(pidfd) {
+        Ok(collected) => return Ok(collected.map(status)),
+        Err(error) => error,
+    };
+    let until = Deadline::after(MOMENT);
+    loop {
+        match pidfd::told(pidfd) {
+            Ok(Some(told)) => return Ok(Some(status(told))),
+            Ok(None) if !until.passed() => std::thread::sleep(PAUSE),
+            _ => return Err(not_ours),
+        }
+    }
+}
+
 /// How a process ended that somebody has waited for already.
 pub(super) fn afterwards(pidfd: BorrowedFd<'_>) -> ExitStatus {
     found(pidfd).unwrap_or(UNKNOWN)

@@ -68,7 +68,7 @@ impl ChildHandle {
     ///
     /// # Errors
     /// `Misuse` when it is another process' child; `Os` when it has ended and somebody else has waited for it, or this process
-    /// ignores SIGCHLD: nobody knows how it ended.
+    /// ignores SIGCHLD, on a kernel that doesn't tell (before Linux 6.15): nobody knows how it ended.
     pub fn exit_status(&self) -> Result<Option<ExitStatus>> {
         self.0.wait(Deadline::now())
     }
