@@ -13,6 +13,21 @@ from queue import Empty, Full  # noqa: F401
 
 from . import _core
 
+#: What ends a feeder thread of the standard's; for classes that have one of their own.
+_sentinel = object()
+
+
+class _Kind(type):
+    """A class that replaces a part of the standard's queues, as loky's do (their feeder thread pickles with cloudpickle), is
+    given all of the standard's to replace it in: on pipes and locks of ours, and as fast as those queues are."""
+
+    def __new__(cls, name, bases, namespace, **options):
+        if not any(getattr(base, '_replaceable', None) in namespace for base in bases):
+            return super().__new__(cls, name, bases, namespace, **options)
+        from . import _fed
+        bases = [getattr(_fed.queues, base.__name__) if base.__module__ == __name__ else base for base in bases]
+        return types.new_class(name, tuple(bases), options, lambda empty: empty.update(namespace))
+
 
 class _Count:
     """A number that the standard keeps in a semaphore, for those who look at it there."""
@@ -21,8 +36,11 @@ class _Count:
         self.get_value = get_value
 
 
-class Queue(_core.Queue):
+class Queue(_core.Queue, metaclass=_Kind):
     """A queue of objects for any number of processes and threads."""
+
+    #: Whoever starts a feeder thread has another way to pickle, and a buffer for it.
+    _replaceable = '_start_thread'
 
     __class_getitem__ = classmethod(types.GenericAlias)
 
@@ -69,8 +87,11 @@ class JoinableQueue(_core.JoinableQueue, Queue):
         super().__init__(maxsize, ctx=ctx)
 
 
-class SimpleQueue(_core.SimpleQueue):
+class SimpleQueue(_core.SimpleQueue, metaclass=_Kind):
     """A queue of objects with nothing but `put` and `get`."""
+
+    #: Whoever restores one has made it of two ends and two locks.
+    _replaceable = '__setstate__'
 
     __class_getitem__ = classmethod(types.GenericAlias)
 

@@ -47,6 +47,15 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
+def threads(name):
+    """How many threads of that name this process has. (All of them would be more than run: one that has returned is ended later.)"""
+    found = 0
+    for thread in os.listdir('/proc/self/task'):
+        with contextlib.suppress(OSError), open(f'/proc/self/task/{thread}/comm') as file:
+            found += file.read().strip() == name
+    return found
+
+
 def descriptors():
     """The open descriptors of this process, and what they are."""
     opened = {}

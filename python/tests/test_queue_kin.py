@@ -62,6 +62,46 @@ class Silent(queues.Queue):
         self.lock = threading.Lock()
 
 
+class Fed(queues.Queue):
+    """As loky's: it has a feeder thread of its own, which pickles in a way of its own."""
+
+    def __init__(self, times, *, ctx):
+        super().__init__(ctx=ctx)
+        self.times = times
+
+    def __getstate__(self):
+        return super().__getstate__(), self.times
+
+    def __setstate__(self, state):
+        of_the_queue, self.times = state
+        super().__setstate__(of_the_queue)
+
+    def _start_thread(self):
+        self._buffer.clear()
+        self._thread = threading.Thread(target=self._feed_it, daemon=True)
+        self._thread.start()
+
+    def _feed_it(self):
+        while True:
+            with self._notempty:
+                while not self._buffer:
+                    self._notempty.wait()
+            if (obj := self._buffer.popleft()) is queues._sentinel:
+                return
+            with self._wlock:
+                self._send_bytes(pickle.dumps([obj] * self.times))
+
+
+class OfEnds(queues.SimpleQueue):
+    """As loky's: its state are the two ends and two locks that the standard's has."""
+
+    def __getstate__(self):
+        return self._reader, self._writer, self._rlock, self._wlock
+
+    def __setstate__(self, state):
+        self._reader, self._writer, self._rlock, self._wlock = state
+
+
 def work(queue):
     while queue.get() is not None:
         queue.task_done()
@@ -246,6 +286,16 @@ class Simple:
         one.put(None)
         child.join()
         self.assertEqual(child.exitcode, 0)
+
+
+    def test_subclasses_that_replace_parts(self):
+        there, back = Fed(2, ctx=self.context), OfEnds(ctx=self.context)
+        child = self.start(echo, there, back)
+        there.put('a')
+        self.assertEqual(back.get(), ['a', 'a'])
+        there.put(b'x' * 100_000)
+        self.assertEqual(back.get(), [b'x' * 100_000] * 2)
+        child.kill()
 
 
 class ForkSimpleTest(Simple, helpers.Case):
@@ -518,7 +568,8 @@ class ForkDescriptorTest(Descriptors, helpers.Case):
     method = 'fork'
 
     def test_none_before_somebody_asks_and_none_after(self):
-        before, threads = len(helpers.descriptors()), len(os.listdir('/proc/self/task'))
+        wait_until(lambda: helpers.threads('queue-watch') == 0)
+        before = len(helpers.descriptors())
         queues = [self.context.Queue() for _ in range(20)]
         for queue in queues:
             queue.put(1)
@@ -527,11 +578,13 @@ class ForkDescriptorTest(Descriptors, helpers.Case):
         numbers = {end.fileno() for queue in queues for end in (queue._reader, queue._writer)}
         self.assertEqual(len(numbers), 40)
         self.assertEqual(len(helpers.descriptors()), before + 40)
-        self.assertEqual(len(os.listdir('/proc/self/task')), threads + 1)
+        # A thread names itself once it runs.
+        wait_until(lambda: helpers.threads('queue-watch') > 0)
         self.assertEqual({end.fileno() for queue in queues for end in (queue._reader, queue._writer)}, numbers)
+        self.assertEqual(helpers.threads('queue-watch'), 1)
         del queue, queues
         gc.collect()
-        wait_until(lambda: len(os.listdir('/proc/self/task')) == threads)
+        wait_until(lambda: helpers.threads('queue-watch') == 0)
         self.assertEqual(len(helpers.descriptors()), before)
 
     def test_closed_while_it_is_watched(self):
