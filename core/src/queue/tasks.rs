@@ -263,7 +263,11 @@ impl QueueState {
                 what: "the number of a slot",
             });
         }
-        member.at(self.debts.load(Relaxed) + slot * size_of::<Debt>() as u64)
+        let debts = self.debts.load(Relaxed);
+        let debt = debts.checked_add(slot * size_of::<Debt>() as u64);
+        member.at(debt.ok_or(Error::Broken {
+            what: "where a queue counts who owes what",
+        })?)
     }
 }
 
@@ -436,6 +440,17 @@ pub(super) fn charge(member: &Member, state: &QueueState) -> Result<()> {
 mod tests {
     use super::{Debt, GENERATION};
     use crate::sys::word::{Cell, Relaxed};
+    use crate::{Arena, Deadline, Error, Queue};
+
+    #[test]
+    fn debts_that_lie_nowhere_are_an_error() {
+        let arena = Arena::create().unwrap();
+        let queue = Queue::joinable(&arena, None).unwrap();
+        queue.put(0, &[b"task"], Deadline::NEVER).unwrap();
+        queue.state().debts.store(u64::MAX - 7, Relaxed);
+        let got = queue.get(Deadline::now());
+        assert!(matches!(got, Err(Error::Poisoned { .. })), "{got:?}");
+    }
 
     #[test]
     fn a_debt_is_its_generations_own() {

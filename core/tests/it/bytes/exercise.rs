@@ -3,10 +3,13 @@
 //! Whatever a call answers is right, as long as it answers: the caller watches for signals, panics and hangs. Shared by
 //! the test and the fuzz target.
 
-// By its path, since the fuzz target finds this file by one.
+// By their paths, since the fuzz target finds this file by one.
+#[path = "moved.rs"]
+mod moved;
 #[path = "shared.rs"]
 mod shared;
 
+use moved::Moved;
 use procession_core::shm::Snapshot;
 use procession_core::{Arena, Carried, ChildSlot, Claim, Deadline, Lock, ObjectName, Queue};
 use shared::Shared;
@@ -31,6 +34,7 @@ pub(crate) struct Target {
     claim: Claim,
     place: ChildSlot,
     shared: Shared,
+    moved: Moved,
 }
 
 /// Longest message that lies among the records, and then some.
@@ -75,6 +79,7 @@ impl Target {
         die_in(&|| put(&mixed, LARGE));
         die_in(&|| drop(long.get_claiming(&claim, &mut Vec::new(), Deadline::NEVER)));
         let shared = Shared::new(&arena, &die_in);
+        let moved = Moved::new(&arena, &locks[2], &die_in);
         let place = arena.reserve().unwrap();
         place.give(locks[2].name()).unwrap();
         Self {
@@ -83,6 +88,7 @@ impl Target {
             claim,
             place,
             shared,
+            moved,
             arena,
         }
     }
@@ -103,8 +109,8 @@ impl Target {
             .collect()
     }
 
-    /// Makes every call on a copy that was changed so.
-    pub(crate) fn exercise(&self, changes: &[Change]) {
+    /// Makes every call on a copy that was changed so; `in_child` runs what it is given in a child that is forked for it.
+    pub(crate) fn exercise(&self, changes: &[Change], in_child: &dyn Fn(&dyn Fn())) {
         let Ok(snapshot) = self.arena.snapshot() else {
             return;
         };
@@ -119,13 +125,15 @@ impl Target {
         if let Ok(claim) = &claim {
             said(claim.value());
         }
-        for queue in &self.queues {
+        let moved = [&self.moved.tasks, &self.moved.watched];
+        for queue in self.queues.iter().chain(moved) {
             use_queue(&twin, queue.name(), claim.as_ref().ok());
         }
         if let Ok(claim) = claim {
             said(claim.clear());
         }
         self.shared.exercise(&twin);
+        self.moved.exercise(&twin, in_child);
         said(twin.reap());
         said(twin.census());
         use_new(&twin);
@@ -202,6 +210,8 @@ fn use_queue(arena: &Arena, name: ObjectName, claim: Option<&Claim>) {
     said(queue.is_closed());
     said(queue.unfinished());
     said(queue.poll(Deadline::now()));
+    // Whoever puts and gets from here on tells their watcher, too.
+    let lamps = (said(queue.readable()), said(queue.writable()));
     said(queue.get(Deadline::now()));
     said(queue.task_done());
     said(queue.join(Deadline::now()));
@@ -219,6 +229,7 @@ fn use_queue(arena: &Arena, name: ObjectName, claim: Option<&Claim>) {
             said(extent.append_to(&mut buffer));
         }
     }
+    drop(lamps);
     said(queue.settle());
     said(queue.close());
     said(queue.put(1, &[b"closed"], soon()));

@@ -16,6 +16,8 @@ const CASES: u64 = 6_000;
 const BATCH: u64 = 200;
 /// Seconds after which a case hangs: its calls wait for a hundredth of a second each.
 const CASE_SECONDS: u32 = 30;
+/// One of so many cases forks, which takes longer than all the rest.
+const FORKS: u64 = 4;
 /// Failures that are shown.
 const FAILURES: usize = 20;
 /// No case needs as much memory, in bytes.
@@ -55,7 +57,12 @@ fn any_bytes_are_survived() {
                 progress.store(case, Ordering::Relaxed);
                 // SAFETY: sets a timer, which ends this child.
                 unsafe { libc::alarm(CASE_SECONDS) };
-                target.exercise(&changes(seed, case, &words));
+                let forks = case % FORKS == 0;
+                target.exercise(&changes(seed, case, &words), &|work| {
+                    if forks {
+                        in_child(work);
+                    }
+                });
             }
         })
         .wait();
@@ -82,6 +89,16 @@ fn die_in(work: &dyn Fn()) {
         unsafe { libc::raise(libc::SIGKILL) };
     });
     assert_eq!(child.wait(), -libc::SIGKILL);
+}
+
+/// Runs something in a child, which ends with all that it holds.
+fn in_child(work: &dyn Fn()) {
+    fork(|| {
+        // SAFETY: sets a timer, which ends this child.
+        unsafe { libc::alarm(CASE_SECONDS / 2) };
+        work();
+    })
+    .join();
 }
 
 /// One to four words, changed in a way that may mean something: one bit, another word of the arena, an edge.
