@@ -196,6 +196,6 @@ pub fn receive_into(
 }
 
 /// What the end of the stream means at this moment.
-fn end(decoder: &Decoder) -> Failure {
+pub(super) fn end(decoder: &Decoder) -> Failure {
     decoder.end().err().map_or(Failure::End, Failure::Frame)
 }

@@ -2,7 +2,7 @@
 //!
 //! One end delivers a challenge, the other answers with a digest of it under the key, the first says whether that was right; then
 //! the same the other way round. A listener delivers first, a client answers first. Each message is a frame of at most
-//! [`MESSAGE_MAX`] bytes.
+//! [`MESSAGE_MAX`] bytes. Between two ends of ours, a client's challenge goes out with its answer ([`Handshake::open_early`]).
 //!
 //! | message | bytes |
 //! |---|---|
@@ -24,6 +24,9 @@ use std::fmt;
 pub const MESSAGE_MAX: u64 = 256;
 /// Bytes that nobody can guess, which a handshake needs from its caller.
 pub const NONCE_BYTES: usize = 40;
+
+/// Bytes of a message's length on the stream: all of them are short.
+const HEADER_BYTES: usize = 4;
 
 const CHALLENGE: &[u8] = b"#CHALLENGE#";
 const WELCOME: &[u8] = b"#WELCOME#";
@@ -193,6 +196,10 @@ pub struct Handshake<'k> {
     challenge: Vec<u8>,
     /// The messages that are still to come, the next one first.
     plan: &'static [Awaited],
+    /// The peer's challenge was one of our listener's.
+    is_among_ours: bool,
+    /// Our challenge has gone out, or is about to.
+    has_opened: bool,
     with_md5: bool,
 }
 
@@ -217,11 +224,13 @@ impl<'k> Handshake<'k> {
         if let Some(tag) = terms.role.tag() {
             nonce[..TAG_BYTES].copy_from_slice(tag);
         }
-        let handshake = Self {
+        let mut handshake = Self {
             key: key.into(),
             terms,
             challenge: [&prefix(terms.digest), &nonce[..]].concat(),
             plan: terms.role.plan(),
+            is_among_ours: false,
+            has_opened: false,
             with_md5: false,
         };
         let first = handshake.opening();
@@ -261,10 +270,41 @@ impl<'k> Handshake<'k> {
         }
     }
 
+    /// A client's challenge, which may go out together with its answer to a listener of ours; once. Where it isn't asked for, it comes
+    /// behind the welcome, which is where CPython has it.
+    ///
+    /// Nobody learns anything by it: whoever welcomes any answer gets it too. It saves two of six waits.
+    #[must_use]
+    pub fn open_early(&mut self) -> Option<Vec<u8>> {
+        let may = self.is_among_ours && self.plan == [Awaited::Verdict, Awaited::Answer];
+        may.then(|| self.challenge()).flatten()
+    }
+
+    /// The peer's messages that are still to come are no shorter than this together, as frames: whoever reads so many bytes at once
+    /// takes none of what follows the handshake.
+    #[must_use]
+    pub fn least_to_come(&self) -> usize {
+        let body = |awaited: &Awaited| match awaited {
+            Awaited::Answer if self.is_among_ours => answer_bytes(self.terms.digest),
+            Awaited::Answer if self.terms.md5 => Digest::Md5.size_bytes(),
+            Awaited::Answer => answer_bytes(Digest::Sha256),
+            Awaited::Challenge => CHALLENGE.len() + LEGACY_CHALLENGE,
+            Awaited::Verdict => WELCOME.len(),
+        };
+        let frames = self.plan.iter().map(|awaited| HEADER_BYTES + body(awaited));
+        frames.sum()
+    }
+
     /// Our challenge, if its answer is what comes next.
-    fn opening(&self) -> Option<Vec<u8>> {
+    fn opening(&mut self) -> Option<Vec<u8>> {
         let begins = self.plan.first() == Some(&Awaited::Answer);
-        begins.then(|| [CHALLENGE, &self.challenge].concat())
+        begins.then(|| self.challenge()).flatten()
+    }
+
+    /// Our challenge, the first time.
+    fn challenge(&mut self) -> Option<Vec<u8>> {
+        let is_first = !std::mem::replace(&mut self.has_opened, true);
+        is_first.then(|| [CHALLENGE, &self.challenge].concat())
     }
 
     /// Whether that is what the key makes of our challenge.
@@ -284,9 +324,10 @@ impl<'k> Handshake<'k> {
         }
         let own = self.terms.role.tag();
         // Anywhere: no honest peer has it by chance.
-        if own.is_some_and(|tag| challenge.windows(TAG_BYTES).any(|part| part == tag)) {
+        if own.is_some_and(|tag| has_tag(challenge, tag)) {
             return Err(AuthError::Reflected);
         }
+        self.is_among_ours = has_tag(challenge, LISTENER_TAG);
         self.allow(digest_and_claim(challenge)?.0)?;
         respond(&self.key, challenge)
     }
@@ -350,14 +391,28 @@ fn is_legacy(message: &[u8]) -> bool {
     message.len() == LEGACY_CHALLENGE || message.len() == Digest::Md5.size_bytes()
 }
 
+fn has_tag(challenge: &[u8], tag: &[u8]) -> bool {
+    challenge.windows(TAG_BYTES).any(|part| part == tag)
+}
+
+/// Bytes of an answer that says which digest it is.
+fn answer_bytes(digest: Digest) -> usize {
+    prefix(digest).len() + digest.size_bytes()
+}
+
 fn prefix(digest: Digest) -> Vec<u8> {
     format!("{{{}}}", digest.name()).into_bytes()
 }
 
 /// The digest that a message begins with, and what follows.
 fn digest_and_rest(message: &[u8]) -> Result<(Digest, &[u8]), AuthError> {
+    let behind = |digest: Digest| {
+        let name = message.strip_prefix(b"{")?;
+        name.strip_prefix(digest.name().as_bytes())?
+            .strip_prefix(b"}")
+    };
     let mut all = Digest::ALL.into_iter();
-    all.find_map(|digest| Some((digest, message.strip_prefix(&*prefix(digest))?)))
+    all.find_map(|digest| Some((digest, behind(digest)?)))
         .ok_or_else(|| AuthError::UnknownDigest(start(message)))
 }
 

@@ -2,8 +2,12 @@
 
 use crate::child::alone;
 use procession_core::connection::{Authentication, Failure, Received, receive, receive_into, send};
-use procession_core::wire::{AuthError, Authenticated, Decoder, Digest, FrameError, Role, Terms};
+use procession_core::wire::auth::NONCE_BYTES;
+use procession_core::wire::{
+    AuthError, Authenticated, Decoder, Digest, FrameError, Handshake, Header, Role, Terms,
+};
 use procession_core::{Deadline, Error};
+use std::borrow::Cow;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -219,6 +223,87 @@ fn two_ends_know_each_other_by_their_key() {
         both([b"key", b"another"]),
         (wrong(AuthError::WrongDigest), wrong(AuthError::Rejected))
     );
+}
+
+/// Plays the other end of a handshake by hand, in the order that CPython has, or in that of ours; and sends a message right behind it.
+fn play(end: &mut UnixStream, terms: Terms, is_ours: bool) {
+    let (mut handshake, first) = Handshake::begin(b"key", terms, [7; NONCE_BYTES]);
+    let mut decoder = Decoder::new(LIMIT);
+    let mut said: Vec<_> = first.into_iter().map(Cow::from).collect();
+    let mut is_over = false;
+    loop {
+        let mut bytes: Vec<u8> = said.drain(..).flat_map(|one| framed(&one)).collect();
+        if is_over {
+            bytes.extend(framed(b"the first message"));
+        }
+        end.write_all(&bytes).unwrap();
+        if is_over {
+            return;
+        }
+        let heard = receive(end.as_fd(), &mut decoder, NEVER).unwrap().unwrap();
+        let step = handshake.receive(&heard);
+        said.extend(step.send);
+        if is_ours {
+            said.extend(handshake.open_early().map(Cow::from));
+        }
+        is_over = step.end.is_some_and(|end| end.is_ok());
+    }
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [Header::of(message.len() as u64).bytes(), message].concat()
+}
+
+#[test]
+fn nothing_that_follows_a_handshake_is_read() {
+    let _alone = alone();
+    for (role, other) in [
+        (Role::Listener, Role::Client),
+        (Role::Client, Role::Listener),
+        (Role::Deliver, Role::Answer),
+        (Role::Answer, Role::Deliver),
+    ] {
+        for (digest, is_ours) in [Digest::Md5, Digest::Sha256, Digest::Sha3_384]
+            .into_iter()
+            .flat_map(|digest| [(digest, false), (digest, true)])
+        {
+            let terms = |role| Terms {
+                role,
+                digest,
+                md5: true,
+            };
+            let (one, mut end) = UnixStream::pair().unwrap();
+            thread::scope(|scope| {
+                scope.spawn(|| play(&mut end, terms(other), is_ours));
+                let mut authentication = Authentication::begin(b"key", terms(role)).unwrap();
+                authentication.run(one.as_fd(), NEVER).unwrap();
+                let mut decoder = Decoder::new(LIMIT);
+                let next = receive(one.as_fd(), &mut decoder, NEVER);
+                assert_eq!(next.unwrap().unwrap(), b"the first message", "{role:?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_rejected_client_hears_so_though_it_has_challenged_already() {
+    let _alone = alone();
+    let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for _ in 0..50 {
+        let client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let served = listener.accept().unwrap().0;
+        thread::scope(|scope| {
+            let rejected = scope.spawn(|| authenticate(&client, b"wrong", Role::Client, NEVER));
+            let wrong = authenticate(&served, b"key", Role::Listener, NEVER);
+            // Closed with something unread, it would be reset.
+            drop(served);
+            assert_eq!(wrong, Err(Failure::Auth(AuthError::WrongDigest)));
+            let rejected = rejected.join().unwrap();
+            assert_eq!(rejected, Err(Failure::Auth(AuthError::Rejected)));
+        });
+        let closed = receive(client.as_fd(), &mut Decoder::new(LIMIT), NEVER);
+        assert_eq!(closed, Err(Failure::End));
+    }
 }
 
 #[test]

@@ -229,6 +229,24 @@ fn nobody_answers_a_challenge_of_his_own_role() {
 }
 
 #[test]
+fn only_a_listener_of_ours_is_challenged_before_it_has_welcomed() {
+    let nonce = [8; NONCE_BYTES];
+    let (_, ours) = Handshake::begin(KEY, terms(Role::Listener, WITH_MD5), nonce);
+    let (_, theirs) = Handshake::begin(KEY, terms(Role::Deliver, WITH_MD5), nonce);
+    for (first, is_ours) in [(ours, true), (theirs, false)] {
+        let (mut client, _) = begin(Role::Client, WITH_MD5);
+        assert_eq!(client.open_early(), None);
+        client.receive(&first.unwrap()).send.unwrap();
+        let early = client.open_early();
+        assert_eq!(early.is_some(), is_ours);
+        assert_eq!(client.open_early(), None, "it challenges once");
+        let late = client.receive(b"#WELCOME#");
+        assert_eq!((late.send.is_none(), late.end), (is_ours, None));
+        assert_eq!(client.open_early(), None);
+    }
+}
+
+#[test]
 fn a_listener_does_not_answer_a_listener() {
     // Its client knows the key, and then sends it the challenge of another listener.
     let (mut listener, first) = begin(Role::Listener, WITH_MD5);

@@ -150,7 +150,12 @@ fn talk(
     while let Some((to, mut message)) = under_way.pop() {
         on_the_way(count, &mut message);
         count += 1;
+        let least = ends[to].0.least_to_come();
         let said = ends[to].0.receive(&message);
+        if !matches!(said.end, Some(Err(_))) {
+            let frame = 4 + message.len();
+            assert!(least <= frame + ends[to].0.least_to_come(), "{message:?}");
+        }
         if ends[to].1.is_none() {
             ends[to].1 = said.end;
         }
