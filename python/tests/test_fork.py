@@ -13,7 +13,7 @@ import unittest
 import helpers
 import procession
 from helpers import wait_until
-from procession import _core
+from procession import _core, connection
 
 #: The system call by which a thread ends alone.
 EXIT = 60 if os.uname().machine == 'x86_64' else 93
@@ -405,6 +405,51 @@ class AmongThreadsTest(ForkCase):
             self.assertEqual(answers.get(), 'done')
             child.join()
             child.close()
+
+    def test_fork_while_others_accept(self):
+        listener = connection.Listener(authkey=b'key')
+        self.addCleanup(listener.close)
+        # Nobody waits.
+        listener._listener._socket.settimeout(0)
+
+        def look():
+            with self.assertRaises(TimeoutError):
+                listener.accept()
+
+        self.among(look)
+        for _ in range(60):
+            # In the child those threads are gone, wherever they were.
+            self.assertEqual(self.status(self.fork(look)), 0)
+
+    def test_a_child_of_who_accepts_accepts_too(self):
+        listener = connection.Listener(backlog=8, authkey=b'key')
+        self.addCleanup(listener.close)
+        silent = [connection.SocketClient(listener.address) for _ in range(3)]
+
+        def serve():
+            while True:
+                try:
+                    with listener.accept() as served:
+                        served.send(served.recv())
+                    return
+                except procession.AuthenticationError:
+                    # One of the silent, on a slow machine.
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        # It looks after the silent ones, with whom the child has nothing to do.
+        time.sleep(0.2)
+        pid = self.fork(serve)
+        # Each is served by one of the two.
+        for _ in range(2):
+            with connection.Client(listener.address, authkey=b'key') as end:
+                end.send('back again')
+                self.assertEqual(end.recv(), 'back again')
+        self.assertEqual(self.status(pid), 0)
+        thread.join()
+        for stranger in silent:
+            stranger.close()
 
     def test_fork_while_others_make_and_drop(self):
         def make():
