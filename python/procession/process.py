@@ -4,7 +4,6 @@ __all__ = ['BaseProcess', 'current_process', 'active_children', 'parent_process'
 
 import itertools
 import os
-import signal
 import sys
 import threading
 from _weakrefset import WeakSet
@@ -216,7 +215,7 @@ class BaseProcess:
         info.append('parent=%s' % self._parent_pid)
         info.append(status)
         if exitcode is not None:
-            info.append('exitcode=%s' % _exitcode_to_name.get(exitcode, exitcode))
+            info.append('exitcode=%s' % _exitcode_to_name(exitcode))
         if self.daemon:
             info.append('daemon')
         return '<%s>' % ' '.join(info)
@@ -269,6 +268,15 @@ class BaseProcess:
     def _after_fork():
         util._finalizer_registry.clear()
         util._run_after_forkers()
+
+
+def _exitcode_to_name(code):
+    # A child would take longer to import it than most of what it needs.
+    import signal
+    try:
+        return f'-{signal.Signals(-code).name}'
+    except ValueError:
+        return code
 
 
 def _status(code):
@@ -344,7 +352,6 @@ _process_counter = itertools.count(1)
 _children = set()
 _inherited = None
 _dangling = WeakSet()
-_exitcode_to_name = {-member.value: f'-{member.name}' for member in signal.Signals}
 
 # Here, since they need what is above; and not where a child would come to them, for which an import is a dozen pages to copy.
 from . import context, util  # noqa: E402

@@ -6,9 +6,11 @@ import copyreg
 import functools
 import io
 import os
-import pickle
 import sys
 from abc import ABCMeta
+
+# What `pickle` has of it. That module itself brings regular expressions along, which a child seldom needs.
+import _pickle
 
 from . import _standard, context, resource_sharer
 
@@ -41,7 +43,7 @@ class _Reducers(dict):
 _live_reducers = _Reducers()
 
 
-class ForkingPickler(pickle.Pickler):
+class ForkingPickler(_pickle.Pickler):
     """A pickler that knows what processes share."""
 
     _extra_reducers = _live_reducers
@@ -63,7 +65,7 @@ class ForkingPickler(pickle.Pickler):
         cls(buffer, protocol).dump(obj)
         return buffer.getbuffer()
 
-    loads = pickle.loads
+    loads = _pickle.loads
 
 
 register = ForkingPickler.register

@@ -3,15 +3,14 @@
 __all__ = ['_main', 'freeze_support', 'set_executable', 'get_executable',
            'get_preparation_data', 'get_command_line', 'import_main_path']
 
-import contextlib
 import gc
 import io
 import os
-import pickle
 import runpy
 import sys
 import types
 from _io import _IOBase
+from _pickle import PicklingError, load
 
 from . import _alias, _core, _standard, context, process, reduction, util
 
@@ -103,8 +102,10 @@ def _let_go():
     for file in gc.get_objects():
         # By its type: an object may say that it is another's.
         if issubclass(type(file), _IOBase):
-            with contextlib.suppress(Exception):
+            try:
                 file.closed or file.flush()
+            except Exception:
+                pass
 
 
 def inherit_tracker(fd):
@@ -125,8 +126,8 @@ def _main(fd, parent_sentinel):
         return 1
     process.current_process()._inheriting = True
     try:
-        prepare(pickle.load(from_parent))
-        self = pickle.load(from_parent)
+        prepare(load(from_parent))
+        self = load(from_parent)
     finally:
         del process.current_process()._inheriting
     del from_parent
@@ -223,7 +224,7 @@ def _check_not_mains(obj):
     is_named = isinstance(obj, types.FunctionType) \
         or isinstance(obj, type) and type(obj) not in reduction.ForkingPickler.dispatch_table
     if is_named and getattr(obj, '__module__', None) == '__main__':
-        raise pickle.PicklingError(
+        raise PicklingError(
             f"a child would not find {obj.__qualname__!r}: the main module was typed in, came by -c or from standard "
             "input, or is the __main__ of a package, folder or archive, which children don't import; put it into "
             "a module of its own, or use the start method 'fork'")

@@ -7,7 +7,6 @@ __all__ = [
 ]
 
 import atexit
-import fcntl
 import itertools
 import os
 import sys
@@ -361,6 +360,7 @@ def _above_streams(fd):
     """The same descriptor under a number that no standard stream has: one of those may be closed."""
     if fd > 2:
         return fd
+    import fcntl
     try:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
     finally:
