@@ -177,7 +177,12 @@ impl PipeEnd {
         if parts.len() > PARTS_MAX {
             return self.send(tag, &[&parts.concat()], deadline);
         }
-        self.send_packet(&inline(parts, &[tag, INLINE]), deadline)
+        while !self.try_send(tag, parts)? {
+            if !packet::wait_writable(self.socket.as_fd(), deadline)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Waits, after a message of so many bytes was sent, until the other side has taken it, or is gone: nothing for one of up to a
