@@ -23,6 +23,8 @@ const FOLDER: &str = "core/tests/planted";
 const LEFT_OUT: [&str; 2] = ["target", ".git"];
 /// How long a command may take before it counts as hanging, which is a way of finding something too.
 const LIMIT: Duration = Duration::from_secs(240);
+/// How long its build may take: the first one on a slow machine begins with nothing.
+const BUILD_LIMIT: Duration = Duration::from_secs(1200);
 
 /// A deliberate mistake.
 #[derive(Debug)]
@@ -177,14 +179,14 @@ fn git(tree: &Path, words: &[&str]) -> Command {
 /// Builds what a command tests, then runs it: what can't be built isn't found.
 fn run(line: &str, copy: &Path) -> Step<Outcome> {
     let build = line.replacen("cargo test ", "cargo test --no-run ", 1);
-    let (built, said) = shell(&build, copy)?;
+    let (built, said) = shell(&build, copy, BUILD_LIMIT)?;
     if !built {
         let why = said.lines().find(|line| line.starts_with("error"));
         return Ok(Outcome::NotBuilt(
             why.unwrap_or("it said nothing").to_owned(),
         ));
     }
-    let (passed, said) = shell(line, copy)?;
+    let (passed, said) = shell(line, copy, LIMIT)?;
     if passed {
         return Ok(Outcome::Passed);
     }
@@ -208,7 +210,7 @@ fn who_failed(said: &str) -> String {
 }
 
 /// Runs a line of shell in the copy, with build folders of the copy's own; whether it succeeded, and what it said.
-fn shell(line: &str, copy: &Path) -> Step<(bool, String)> {
+fn shell(line: &str, copy: &Path, limit: Duration) -> Step<(bool, String)> {
     println!("$ {line}");
     let failed = |error| Failed(format!("{line}: {error}"));
     let (mut reader, writer) = std::io::pipe().map_err(failed)?;
@@ -235,14 +237,14 @@ fn shell(line: &str, copy: &Path) -> Step<(bool, String)> {
         if let Some(status) = child.try_wait().map_err(failed)? {
             break status;
         }
-        if begin.elapsed() > LIMIT {
-            println!("(killed, since it didn't end within {})", seconds(LIMIT));
+        if begin.elapsed() > limit {
+            println!("(killed, since it didn't end within {})", seconds(limit));
             let group = format!("-{}", child.id());
             // It fails only if all of them have ended meanwhile.
             let mut kill = Command::new("kill");
             kill.args(["-KILL", "--", &group]);
             let _ = succeeds(kill);
-            return Ok((false, format!("it hangs for {}", seconds(LIMIT))));
+            return Ok((false, format!("it hangs for {}", seconds(limit))));
         }
         std::thread::sleep(Duration::from_millis(20));
     };
