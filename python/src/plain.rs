@@ -14,7 +14,7 @@
 use crate::value::malformed;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 const NONE: u8 = 0;
 const TRUE: u8 = 1;
@@ -33,6 +33,12 @@ const LENGTH_MAX: usize = 255;
 const SEEN_MAX: usize = 24;
 /// Containers in containers, at most.
 const DEPTH_MAX: usize = 4;
+/// How many strings are kept of those that were decoded last: a power of two.
+const KEPT: usize = 32;
+/// The longest of them, in bytes: with its length it fits into a number.
+const KEPT_MAX: usize = 15;
+/// The golden ratio's bits: a number's product with it has the highest bits from all of the number's.
+const SPREAD: u128 = 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835;
 
 /// The objects that a pickle would refer back to.
 struct Seen {
@@ -209,7 +215,7 @@ impl<'a> Reader<'a> {
             FLOAT => PyFloat::new(py, f64::from_le_bytes(self.word()?)).into_any(),
             STR => {
                 let length = self.byte()?;
-                PyString::from_bytes(py, self.take(length.into())?)?.into_any()
+                text(py, self.take(length.into())?)?.into_any()
             }
             BYTES => {
                 let length = self.byte()?;
@@ -244,6 +250,37 @@ impl<'a> Reader<'a> {
             }
         })
     }
+}
+
+/// A string that was decoded, and its bytes below their length, as a number.
+type Kept = Option<(u128, Py<PyString>)>;
+
+thread_local! {
+    static LAST: RefCell<[Kept; KEPT]> = const { RefCell::new([const { None }; KEPT]) };
+}
+
+/// The string of that UTF-8: the same object as before if it is short and came to this thread not long ago.
+///
+/// Most short strings are keys, or say what a message is, and come again and again: to find one takes half as long as to
+/// make it, and to drop it nothing.
+fn text<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
+    if bytes.len() > KEPT_MAX {
+        return PyString::from_bytes(py, bytes);
+    }
+    let length = bytes.len() as u128;
+    let key = (bytes.iter()).fold(length, |key, byte| key << 8 | u128::from(*byte));
+    let place = key.wrapping_mul(SPREAD) >> (u128::BITS - KEPT.ilog2());
+    let place = usize::try_from(place).unwrap_or(0);
+    let found = LAST.with_borrow(|last| match &last[place] {
+        Some((kept, text)) if *kept == key => Some(text.bind(py).clone()),
+        _ => None,
+    });
+    if let Some(text) = found {
+        return Ok(text);
+    }
+    let text = PyString::from_bytes(py, bytes)?;
+    LAST.with_borrow_mut(|last| last[place] = Some((key, text.clone().unbind())));
+    Ok(text)
 }
 
 /// The next value, read when its container takes it.

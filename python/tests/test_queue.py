@@ -227,6 +227,15 @@ class Here(QueueCase):
         nan = (self.queue.put(float('nan')), self.queue.get())[1]
         self.assertNotEqual(nan, nan)
 
+    def test_short_strings_come_again_and_are_never_mixed_up(self):
+        texts = ['a' * count for count in range(20)] + ['\0' * count for count in range(20)]
+        texts += ['a\0', '\0a', '\1a', 'ab', 'ba', 'é', 'éé', 'ab\0\0', '☃' * 5, '☃' * 6]
+        texts += [f'{number:x}' for number in range(300)]
+        for _ in range(2):
+            for text in texts:
+                self.queue.put((text, 1))
+            self.assertEqual([self.queue.get() for _ in texts], [(text, 1) for text in texts])
+
     def test_what_is_one_object_stays_one(self):
         shared = [1]
         self.queue.put((shared, shared, {'a': shared}))
