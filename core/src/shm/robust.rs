@@ -16,7 +16,7 @@
 use super::view::shared;
 use crate::sys::clock;
 use crate::sys::identity::{is_stopped, thread_exists};
-use crate::sys::robust::{Node, OWNER_DIED, TID, WAITERS, this_thread};
+use crate::sys::robust::{Node, OWNER_DIED, TID, Thread, WAITERS, this_thread};
 use crate::sys::word::{Cell, Relaxed, Release, Wake};
 use crate::{Deadline, Error, Result};
 use std::time::Duration;
@@ -113,6 +113,8 @@ fn repairing(tid: u32) -> u32 {
 #[derive(Debug)]
 pub(crate) struct Held<'a> {
     lock: &'a RobustLock,
+    /// Who holds it: asking again would cost as much as the rest of letting go.
+    thread: Thread,
     linked: bool,
     /// Its last holder died: what it guards may be half changed. Who has repaired that clears this; a lock that is
     /// let go of with it set is as its dead holder left it, for the next one to repair.
@@ -133,6 +135,7 @@ impl RobustLock {
         if self.node.word.replace(0, thread.tid()) {
             return Ok(Some(Held {
                 lock: self,
+                thread,
                 linked: false,
                 recovered: false,
             }));
@@ -143,6 +146,7 @@ impl RobustLock {
         }
         Ok(taken?.map(|recovered| Held {
             lock: self,
+            thread,
             linked: false,
             recovered,
         }))
@@ -156,6 +160,7 @@ impl RobustLock {
         if self.node.word.replace(0, thread.tid()) {
             return Some(Held {
                 lock: self,
+                thread,
                 linked: false,
                 recovered: false,
             });
@@ -171,7 +176,7 @@ impl RobustLock {
     pub(crate) fn lock_outer(&self, deadline: Deadline) -> Result<Option<Held<'_>>> {
         let held = self.lock(deadline)?;
         Ok(held.map(|mut held| {
-            this_thread().link(&self.node);
+            held.thread.link(&self.node);
             held.linked = true;
             held
         }))
@@ -192,6 +197,7 @@ impl RobustLock {
         }
         Some(Held {
             lock: self,
+            thread,
             linked: false,
             recovered: true,
         })
@@ -246,7 +252,7 @@ impl RobustLock {
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
-        let thread = this_thread();
+        let thread = self.thread;
         let word = &self.lock.node.word;
         if self.linked {
             thread.announce(word);
