@@ -172,12 +172,29 @@ impl Queue {
     pub fn task_done(&self) -> Result<()> {
         let me = self.handle.member().place()?;
         let state = self.counting()?;
-        self.handle.member().judged(self.finish_one(state, me))
+        let member = self.handle.member();
+        let held = member.judged(lock(member, state, turn()))?;
+        member.judged(self.finish_one(state, me, held.ok_or(Error::Interrupted)?))
     }
 
-    fn finish_one(&self, state: &QueueState, me: u32) -> Result<()> {
+    /// As [`task_done`](Self::task_done) if nobody else is at the same: never sleeps, and so may be called by a thread that holds
+    /// what others wait for, such as an interpreter's lock. False says that only [`task_done`](Self::task_done) can do it.
+    ///
+    /// # Errors
+    /// `Misuse` as [`task_done`](Self::task_done).
+    pub fn try_task_done(&self) -> Result<bool> {
+        let me = self.handle.member().place()?;
+        let state = self.counting()?;
+        let Some(held) = state.tasks.lock.try_lock() else {
+            return Ok(false);
+        };
+        let done = self.finish_one(state, me, held);
+        self.handle.member().judged(done).map(|()| true)
+    }
+
+    /// Under the tasks' lock, of which it lets go.
+    fn finish_one(&self, state: &QueueState, me: u32, held: Held<'_>) -> Result<()> {
         let member = self.handle.member();
-        let held = lock(member, state, turn())?.ok_or(Error::Interrupted)?;
         if state.unfinished() == 0 {
             return Err(Error::Misuse {
                 what: "task_done() called too many times",

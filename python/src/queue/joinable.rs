@@ -37,6 +37,10 @@ impl JoinableQueue {
     /// Says that one is done with an object that was got.
     fn task_done(slf: &Bound<'_, Self>) -> PyResult<()> {
         let queue = slf.as_super().get().get_queue()?;
+        // What is wrong the other call says, too.
+        if let Ok(true) = queue.try_task_done() {
+            return Ok(());
+        }
         blocking::call(slf.py(), || match queue.task_done() {
             Err(Error::Misuse { what }) => Ok(Err(what)),
             done => done.map(Ok),
