@@ -83,7 +83,7 @@ class ForkServer:
         # The descriptor that the child reads from comes first.
         at = payload is None
         fds = [*fds[:at], *tracked, *fds[at:]]
-        child = self._way.start(slot, bytes([daemon, len(tracked)]), fds, payload)
+        child = self._way.start(slot, (daemon, bool(tracked)), fds, payload)
         self._has_served = True
         return child
 
@@ -228,7 +228,8 @@ def _live(child, on_interrupt):
     code = 1
     try:
         _signal.signal(_signal.SIGINT, on_interrupt)
-        (way, requester, (daemon, tracked), (pipe, *fds)) = child
+        way, requester, (daemon, tracked, is_piped), payload, fds = child
+        pipe = fds.pop(0) if is_piped else None
         if tracked:
             spawn.inherit_tracker(fds.pop(0))
         _forkserver._way, _forkserver._inherited_fds, _forkserver._has_served = way, fds, True
@@ -236,7 +237,7 @@ def _live(child, on_interrupt):
         if daemon:
             # Its parent in all but the kernel's tables; the server may die as it likes.
             _core.die_with(requester)
-        code = spawn._main(pipe, requester)
+        code = spawn._begin(spawn._read(pipe) if is_piped else payload, requester)
     except Exception:
         sys.excepthook(*sys.exc_info())
         util._flush_std_streams()

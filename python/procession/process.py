@@ -8,7 +8,7 @@ import sys
 import threading
 from _weakrefset import WeakSet
 
-from . import _standard
+from . import _core, _standard
 
 try:
     ORIGINAL_DIR = os.path.abspath(os.getcwd())
@@ -36,8 +36,11 @@ def parent_process():
 
 
 def _cleanup():
-    for child in list(_children):
-        if (popen := child._popen) and popen.poll() is not None:
+    # By one system call: each start comes here, and there may be many.
+    running = [(child, popen) for child in list(_children) if (popen := child._popen)]
+    for place in _core.ended([popen._child for _, popen in running]):
+        child, popen = running[place]
+        if popen.poll() is not None:
             _children.discard(child)
 
 

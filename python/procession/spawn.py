@@ -120,17 +120,23 @@ def inherit_tracker(fd):
 
 
 def _main(fd, parent_sentinel):
-    from_parent = io.BytesIO(_read(fd))
-    if not from_parent.getbuffer():
+    return _begin(_read(fd), parent_sentinel)
+
+
+def _begin(pickles, parent_sentinel):
+    """A child's life, from what it is to know and to do; its exit code."""
+    if not pickles:
         # The parent is gone, or has changed its mind.
         return 1
+    from_parent = io.BytesIO(pickles)
     process.current_process()._inheriting = True
     try:
         prepare(load(from_parent))
         self = load(from_parent)
     finally:
         del process.current_process()._inheriting
-    del from_parent
+    # It may be long.
+    del from_parent, pickles
     return self._bootstrap(parent_sentinel)
 
 

@@ -3,10 +3,13 @@
 use crate::blocking::{self, FOR_DATA};
 use crate::error::raise;
 use crate::tree::{self, ChildSlot};
-use procession_core::process::{Others, Server as Core, Waiting, other_threads};
+use procession_core::process::{
+    BODY_MAX, Others, Server as Core, Waiting, other_threads, wait_for_any,
+};
 use procession_core::{Child, Deadline, Error, ExitStatus, copy_of};
 use pyo3::exceptions::{PyEOFError, PyOSError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use std::io::{ErrorKind, PipeWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +17,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const ECHILD: i32 = 10;
 /// The exit code of a process whose status nobody knows.
 const UNKNOWN: i32 = 255;
+
+/// The bytes of a request before its payload: three flags.
+const FLAGS: usize = 3;
+/// A payload that goes with its request, and not by a pipe.
+const SHORT_MAX: usize = BODY_MAX - FLAGS;
 
 /// What may be closed while another thread uses it.
 #[derive(Debug)]
@@ -61,20 +69,26 @@ impl ForkServer {
         self.0.close();
     }
 
-    /// Starts a child that takes the place of `slot`, gets `body` and copies of `descriptors`, the first of which it reads
-    /// `payload` from, if there is one.
-    #[pyo3(signature = (slot, body, descriptors, payload = None))]
+    /// Starts a child that takes the place of `slot`, gets `flags`, `payload`, and copies of `descriptors`. A payload that is long,
+    /// or none, it reads from the first of them; else it has it at once.
+    #[pyo3(signature = (slot, flags, descriptors, payload = None))]
     fn start(
         &self,
         py: Python<'_>,
         slot: &ChildSlot,
-        body: &[u8],
+        flags: (bool, bool),
         descriptors: Vec<RawFd>,
         payload: Option<&[u8]>,
     ) -> PyResult<Started> {
         let server = self.0.get()?;
         let slot = slot.get()?;
-        let (reader, writer) = match payload {
+        let (short, long) = match payload {
+            Some(payload) if payload.len() <= SHORT_MAX => (Some(payload), None),
+            payload => (None, payload),
+        };
+        let body = [flags.0, flags.1, short.is_none()].map(u8::from);
+        let body = &[&body, short.unwrap_or_default()].concat();
+        let (reader, writer) = match long {
             Some(_) => std::io::pipe().map(|(reader, writer)| (Some(reader), Some(writer)))?,
             None => (None, None),
         };
@@ -92,7 +106,7 @@ impl ForkServer {
             starting.wait(until)
         })?;
         let child = started.ok_or_else(gone)?;
-        if let (Some(writer), Some(payload)) = (writer, payload) {
+        if let (Some(writer), Some(payload)) = (writer, long) {
             write_all(py, writer, payload)?;
         }
         Ok(Started(Closable::new(child)))
@@ -168,6 +182,24 @@ impl Started {
     }
 }
 
+/// The places of those children in the list that have ended, or were closed.
+#[pyfunction]
+pub(crate) fn ended(children: Vec<Bound<'_, Started>>) -> Vec<usize> {
+    let all = children.iter().map(|child| child.get().0.get().ok());
+    let all: Vec<Option<Arc<Child>>> = all.collect();
+    let closed = (0..all.len()).filter(|place| all[*place].is_none());
+    let (places, open): (Vec<usize>, Vec<BorrowedFd<'_>>) = all
+        .iter()
+        .enumerate()
+        .filter_map(|(place, child)| Some((place, child.as_ref()?.as_fd())))
+        .unzip();
+    // Too little memory for it now: it is done the next time.
+    let ended = wait_for_any(&open, Deadline::now()).unwrap_or_default();
+    closed
+        .chain(ended.into_iter().map(|at| places[at]))
+        .collect()
+}
+
 /// The child of that id, which this process has just started.
 #[pyfunction]
 pub(crate) fn started(pid: u32) -> PyResult<Started> {
@@ -176,8 +208,15 @@ pub(crate) fn started(pid: u32) -> PyResult<Started> {
         .map_err(raise)
 }
 
-/// What a fork server's child has: the way to the server, its requester's pidfd, what the request said, and its descriptors.
-type Inherited = (ForkServer, RawFd, Vec<u8>, Vec<RawFd>);
+/// What a fork server's child has: the way to the server, its requester's pidfd, the flags of the request and whether the payload
+/// comes by the first descriptor, the payload, and the descriptors.
+type Inherited = (
+    ForkServer,
+    RawFd,
+    (bool, bool, bool),
+    Py<PyBytes>,
+    Vec<RawFd>,
+);
 
 /// Serves as the fork server, at its end of the way: None when nobody is left who could ask. In each child it returns, too, with
 /// what that has, once somebody has asked for it; before, it has called `begin`.
@@ -227,14 +266,16 @@ fn wait(py: Python<'_>, waiting: Waiting, begin: &Bound<'_, PyAny>) -> PyResult<
     begin.call0()?;
     let arena = tree::arena()?;
     let inherited = py.detach(|| waiting.request(arena)).map_err(raise)?;
-    Ok(inherited.map(|inherited| {
+    Ok(inherited.and_then(|inherited| {
+        let (&[daemon, tracked, is_piped], payload) = inherited.body.split_first_chunk()?;
         let passed = inherited.passed.into_iter().map(OwnedFd::into_raw_fd);
-        (
+        Some((
             ForkServer(Closable::new(inherited.server)),
             inherited.requester.into_raw_fd(),
-            inherited.body,
+            (daemon != 0, tracked != 0, is_piped != 0),
+            PyBytes::new(py, payload).unbind(),
             passed.collect(),
-        )
+        ))
     }))
 }
 

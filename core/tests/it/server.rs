@@ -385,6 +385,48 @@ fn a_child_that_waits_may_be_killed_stopped_or_interrupted() {
     scene.close();
 }
 
+/// It is killed at any instant of a start: who asks is told that there is none, and the next who asks has one; or it is a child
+/// that was killed.
+#[test]
+fn a_child_may_be_killed_while_it_is_given_its_request() {
+    let _alone = alone();
+    let scene = Scene::new();
+    let mut random = Random::seeded(1);
+    for round in 0..100 {
+        let ahead = waiting_child(&scene);
+        let pidfd = pidfd_of(ahead);
+        let delay = Duration::from_micros(random.below(300));
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(delay);
+            // SAFETY: no pointer but that to no further information.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_pidfd_send_signal,
+                    pidfd.as_raw_fd(),
+                    libc::SIGKILL,
+                    std::ptr::null::<u8>(),
+                    0,
+                )
+            }
+        });
+        let slot = scene.arena.reserve().unwrap();
+        match ask(&scene.server, &slot, &[command::EXIT, 5], &[]) {
+            Ok(child) => {
+                let status = end(&child);
+                let killed = child.pid() == ahead && status == ExitStatus::Signal(libc::SIGKILL);
+                assert!(killed || status == ExitStatus::Code(5), "{round}: {status}");
+            }
+            Err(error) => assert!(matches!(error, Error::Closed { .. }), "{round}: {error}"),
+        }
+        killer.join().unwrap();
+        drop(slot);
+        let slot = scene.arena.reserve().unwrap();
+        let child = scene.ask(&slot, &[command::EXIT, 6], &[]);
+        assert_eq!(end(&child), ExitStatus::Code(6), "{round}");
+    }
+    scene.close();
+}
+
 /// The child that waits ends with its server, however that ends, and nothing of it is left.
 #[test]
 fn a_child_that_waits_ends_with_its_server() {
@@ -778,6 +820,8 @@ fn any_bytes_leave_a_server_as_it_was() {
             drop(servers);
             let started = receive(&reply);
             assert_eq!(started[0], 1, "case {case}");
+            // The child tells it, too.
+            assert_eq!(receive(&reply)[0], 1, "case {case}");
             assert_eq!(receive(&reply)[..12], [3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
             let pid = process.pid();
             // The first count may still have what that child had.
@@ -823,8 +867,12 @@ fn with_place(request: &[u8], slot: &ChildSlot) -> Vec<u8> {
 }
 
 fn own_pidfd() -> OwnedFd {
+    pidfd_of(std::process::id())
+}
+
+fn pidfd_of(pid: u32) -> OwnedFd {
     // SAFETY: no pointers.
-    let number = unsafe { libc::syscall(libc::SYS_pidfd_open, std::process::id(), 0) };
+    let number = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     // SAFETY: made above, and nobody else has it.
     unsafe { OwnedFd::from_raw_fd(RawFd::try_from(number).unwrap()) }
 }
