@@ -421,6 +421,34 @@ class AmongThreadsTest(ForkCase):
             # In the child those threads are gone, wherever they were.
             self.assertEqual(self.status(self.fork(look)), 0)
 
+    def test_fork_while_others_wait_to_send(self):
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        end = connection.Connection(writer, readable=False)
+        self.addCleanup(end.close)
+
+        def drain():
+            while os.read(reader, 1 << 16):
+                pass
+
+        def send():
+            threading.Thread(target=drain, daemon=True).start()
+            end.send_bytes(b'short')
+
+        # One is in the middle of it, for the others that's a turn to wait for.
+        threads = [threading.Thread(target=end.send_bytes, args=(bytes(4 << 20),)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(30):
+            # The child's turn is its own.
+            self.assertEqual(self.status(self.fork(send)), 0)
+        reads = threading.Thread(target=drain)
+        reads.start()
+        for thread in threads:
+            thread.join()
+        end.close()
+        reads.join()
+
     def test_a_child_of_who_accepts_accepts_too(self):
         listener = connection.Listener(backlog=8, authkey=b'key')
         self.addCleanup(listener.close)

@@ -77,7 +77,7 @@ impl Stream {
             ))
         };
         self.outgoing
-            .put(is_whole && (written.is_ok() || sent == 0));
+            .put(py, is_whole && (written.is_ok() || sent == 0));
         written
     }
 
@@ -162,7 +162,7 @@ impl Stream {
             decoder.wanted(),
             Err(FrameError::Negative { .. } | FrameError::TooLong { .. })
         );
-        self.incoming.put(decoder);
+        self.incoming.put(py, decoder);
         received.map_err(|error| Trouble { error, is_refusal })
     }
 }
