@@ -27,7 +27,7 @@ pub struct ForkServer {
 
 /// A child that was asked for.
 ///
-/// Once it is dropped, no child begins that hasn't told of itself by then.
+/// Dropping it takes nothing back: the child may run already.
 #[derive(Debug)]
 pub struct Starting<'a> {
     server: &'a ForkServer,
@@ -114,8 +114,8 @@ impl Starting<'_> {
     /// Waits for the child, which comes once; `None` once the deadline has passed.
     ///
     /// # Errors
-    /// `Closed` when the server is gone, or dropped the request: no child that was not told of does what it asked for. `Os` when
-    /// there can be no child, as what the server or the child called.
+    /// `Closed` when the server is gone, or dropped the request: no child of it will come to life that was not told of, but
+    /// for one that was forked in the server's last instant. `Os` when the server couldn't fork, as what it called.
     /// `Interrupted` when a signal handler ran: call again.
     pub fn wait(&mut self, deadline: Deadline) -> Result<Option<Child>> {
         let Some(reply) = &self.reply else {
@@ -126,19 +126,11 @@ impl Starting<'_> {
         if !packet::wait_readable_or_hung_up(reply.as_fd(), way, deadline)? {
             return Ok(None);
         }
-        let arrived = match packet::receive(reply, REPLY)? {
-            // The server is gone. A child that it has passed the request on to hasn't begun, and doesn't any more.
-            Arrived::Nothing => {
-                packet::end_receiving(reply)?;
-                packet::receive(reply, REPLY)?
-            }
-            arrived => arrived,
-        };
         let Arrived::Packet {
             bytes,
             descriptors,
             cut,
-        } = arrived
+        } = packet::receive(reply, REPLY)?
         else {
             return Err(GONE);
         };

@@ -4,9 +4,9 @@
 //! |---|---|---|
 //! | first, to the server | `prcfkey1`, key: 32 | |
 //! | request | `prcfork1`, key: 32, slot: 4, generation: 4, arena: 16, descriptors: 4, length: 4, body | reply's socket, the way to the server, requester's pidfd, then those of the caller |
-//! | reply: started, from each | 1: 4, process id: 4, 0: 8 | its pidfd |
-//! | reply: refused, from one | 2: 4, call: 4, error: 4, 0: 4 | |
-//! | reply: ended, from the server | 3: 4, by a signal: 4, signal or code: 4, 0: 4 | |
+//! | reply: started | 1: 4, process id: 4, 0: 8 | pidfd |
+//! | reply: refused | 2: 4, call: 4, error: 4, 0: 4 | |
+//! | reply: ended | 3: 4, by a signal: 4, signal or code: 4, 0: 4 | |
 //!
 //! Numbers are little-endian. What isn't exactly so is no packet of ours.
 
@@ -99,7 +99,7 @@ pub(super) fn asked<'a>(key: &Key, bytes: &'a [u8]) -> Option<Asked<'a>> {
     })
 }
 
-/// What the server, or the child itself, says of a request.
+/// What the server says of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reply {
     /// The child runs, under that process id; its pidfd comes with it.

@@ -85,18 +85,13 @@ impl Report {
         if !told {
             return Ok(pidfd::told(pidfd).ok().flatten().map(status));
         }
-        loop {
-            match packet::receive(&self.reply, REPLY)? {
-                Arrived::Packet { bytes, .. } => {
-                    if let Some(Reply::Ended(status)) = Reply::of(&bytes) {
-                        return Ok(Some(status));
-                    }
-                    // Of its start, of which two tell: what was waited for is yet to come.
-                    packet::wait_readable(self.reply.as_fd(), Deadline::after(MOMENT))?;
-                }
-                Arrived::End => return Ok(self.without_server(pidfd)),
-                Arrived::Nothing => return Ok(None),
-            }
+        match packet::receive(&self.reply, REPLY)? {
+            Arrived::Packet { bytes, .. } => match Reply::of(&bytes) {
+                Some(Reply::Ended(status)) => Ok(Some(status)),
+                _ => Ok(self.without_server(pidfd)),
+            },
+            Arrived::End => Ok(self.without_server(pidfd)),
+            Arrived::Nothing => Ok(None),
         }
     }
 

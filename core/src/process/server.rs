@@ -16,7 +16,7 @@ use super::report;
 use crate::shm::{Adoption, Arena, Place};
 use crate::sys::fork::{Interrupts, hold_interrupts};
 use crate::sys::packet::{self, Arrived, Ready};
-use crate::sys::{identity, pidfd};
+use crate::sys::pidfd;
 use crate::{Deadline, Error, Result};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,12 +29,6 @@ const PASSING: [i32; 4] = [24, 23, 12, 105];
 
 /// `EMFILE`: the kernel drops descriptors for which there is no room.
 const NO_ROOM: i32 = 24;
-
-/// `ENOBUFS`: a child's own socket, which nothing is in, hasn't got the room for a request.
-const NO_MEMORY: Error = Error::Os {
-    call: "sendmsg",
-    errno: 105,
-};
 
 /// This process as a fork server.
 ///
@@ -93,8 +87,6 @@ pub struct Fork {
 pub struct Waiting {
     line: OwnedFd,
     key: Key,
-    /// Its pidfd, for whoever asks; made before anybody waits for it.
-    own: Result<OwnedFd>,
     /// Until it has its place.
     _adoption: Adoption,
 }
@@ -281,22 +273,25 @@ impl Server {
         let Some(reply) = descriptors.into_iter().next() else {
             return;
         };
-        match sent {
+        let told = match sent {
             Ok(true) => {
-                let Ahead {
-                    number, pid, pidfd, ..
-                } = ahead;
-                // So will the child, but that may have a while to go before it reads.
-                let started = Reply::Started(pid).bytes();
-                let _ = packet::send(&reply, &started, &[pidfd.as_fd()]);
-                self.children.insert(number, Served { pidfd, reply });
-                self.is_wary = false;
+                let started = Reply::Started(ahead.pid).bytes();
+                packet::send(&reply, &started, &[ahead.pidfd.as_fd()])
             }
             // It has ended a moment ago. Who asked sees its socket close, and asks again.
-            Err(error) if packet::is_closed(&error) => self.end(&ahead),
-            unsent => {
+            Err(error) if packet::is_closed(&error) => return self.end(&ahead),
+            unsent => unsent,
+        };
+        match told {
+            Err(error) if !packet::is_closed(&error) => {
                 self.end(&ahead);
-                refuse(&reply, &unsent.err().unwrap_or(NO_MEMORY));
+                refuse(&reply, &error);
+            }
+            // Nobody hears it when who asked is gone: the child will find that out.
+            _ => {
+                let Ahead { number, pidfd, .. } = ahead;
+                self.children.insert(number, Served { pidfd, reply });
+                self.is_wary = false;
             }
         }
     }
@@ -360,18 +355,17 @@ impl Server {
         Waiting {
             line: fork.childs,
             key: self.key,
-            own: pidfd::own_pidfd(),
             _adoption: fork.adoption,
         }
     }
 }
 
 impl Waiting {
-    /// Waits for the request that this child is for, tells who asked, and takes the place that was kept for it. `None`: there
-    /// will be none, or nobody waits for what becomes of it, and this process is to end at once.
+    /// Waits for the request that this child is for, and takes the place that was kept for it. `None`: there will be none, and
+    /// this process is to end at once.
     ///
     /// # Errors
-    /// `Os` when the system refuses to wait; and as [`Arena::take_place`] has it.
+    /// `Os` when the system refuses to receive all of it; and as [`Arena::take_place`] has it.
     pub fn request(self, arena: &Arena) -> Result<Option<Inherited>> {
         let arrived = match packet::receive_next(&self.line, REQUEST_MAX) {
             Err(Error::Interrupted) => {
@@ -392,18 +386,13 @@ impl Waiting {
         let asked = asked.filter(|asked| descriptors.len() == OURS + asked.passed);
         let mut descriptors = descriptors.into_iter();
         let ours = [(); OURS].map(|()| descriptors.next());
-        let [Some(reply), way, requester] = ours else {
-            return Ok(None);
+        // The reply's socket is the server's affair.
+        let (Some(asked), [_, Some(way), Some(requester)]) = (asked, ours) else {
+            return Err(Error::Os {
+                call: "recvmsg",
+                errno: NO_ROOM,
+            });
         };
-        let (Some(asked), Some(way), Some(requester)) = (asked, way, requester) else {
-            tell(&reply, Reply::Refused(Call::Receive, NO_ROOM));
-            return Ok(None);
-        };
-        if let Err(error) = announce(&reply, self.own) {
-            // Nobody hears it if who asked is gone, or has given up: then it may have asked another server.
-            refuse(&reply, &error);
-            return Ok(None);
-        }
         arena.take_place(asked.place)?;
         Ok(Some(Inherited {
             server: ForkServer::at(way, self.key),
@@ -412,14 +401,6 @@ impl Waiting {
             passed: descriptors.collect(),
         }))
     }
-}
-
-/// Says that this process is the child that was asked for, as the server does: if that dies before, this is how who asked knows
-/// it. Only what was told begins: whoever isn't told may ask another server, and no request is followed twice.
-fn announce(reply: &OwnedFd, own: Result<OwnedFd>) -> Result<()> {
-    let started = Reply::Started(identity::pid()).bytes();
-    let is_sent = packet::send(reply, &started, &[own?.as_fd()])?;
-    is_sent.then_some(()).ok_or(NO_MEMORY)
 }
 
 /// Says that there will be no child, and why: the error of the call that failed.

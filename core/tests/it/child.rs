@@ -99,6 +99,16 @@ impl Child {
         is_asleep(&stat)
     }
 
+    /// Waits until it sleeps, or was stopped or killed before it could.
+    pub(crate) fn comes_to_rest(&self) {
+        until("a child to come to rest", || {
+            let stat =
+                std::fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
+            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
+            matches!(state, Some(b'S' | b'T' | b'Z'))
+        });
+    }
+
     /// Lets go of one that has ended and was waited for.
     pub(crate) fn forget(self) {
         std::mem::forget(self);

@@ -129,6 +129,9 @@ impl Walk {
     /// For each site a recoverer of one that died there, in the first act that passes it.
     fn add_recoverers(&mut self, acts: usize) {
         for site in 0..self.sites.len() {
+            if matches!(self.stores[site].except, Some(Except::Beside(_))) {
+                continue;
+            }
             let died_in = (0..acts).find(|act| {
                 let role = self.acts[*act].role;
                 let possible = matches!(role, Role::Alone | Role::Attacher | Role::Parent);
@@ -156,7 +159,8 @@ impl Walk {
                 };
                 // Racers are there for what a neighbour leads to by chance only.
                 let races = matches!(self.acts[act].companion, Companion::Races);
-                if races && self.stores[site].except.is_none() {
+                let usual_site = matches!(self.stores[site].except, None | Some(Except::Beside(_)));
+                if races && usual_site {
                     continue;
                 }
                 for passage in usual + 1..=self.passages(act, site) {
@@ -278,7 +282,7 @@ impl Walk {
         for (site, store) in self.stores.iter().enumerate() {
             if !self.is_reached(site) {
                 let why = match store.except {
-                    Some(Except::Never(why) | Except::Perhaps(why)) => why,
+                    Some(Except::Never(why) | Except::Perhaps(why) | Except::Beside(why)) => why,
                     None => "no act comes here",
                 };
                 println!("not reached: {}: {why}", place(store.site));
@@ -299,7 +303,7 @@ impl Walk {
     fn assert_complete(&self) {
         for (site, store) in self.stores.iter().enumerate() {
             let fits = match store.except {
-                None => self.is_reached(site),
+                None | Some(Except::Beside(_)) => self.is_reached(site),
                 Some(Except::Never(_)) => !self.is_reached(site),
                 Some(Except::Perhaps(_)) => true,
             };

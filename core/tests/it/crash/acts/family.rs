@@ -90,6 +90,8 @@ fn adopted(stage: &Stage, place: Place, work: impl FnOnce()) -> (Child, PipeWrit
         again(|| arena.take_place(place));
         work();
     });
+    // What the parent passes next is always the same, if nobody is beside it.
+    child.comes_to_rest();
     drop(placeless);
     again(|| arena.adopt(place, &adoption));
     (child, writer)
