@@ -19,7 +19,7 @@ pub(crate) enum Except {
 }
 
 /// Those stores, by file and a part of the line.
-const EXCEPT: [(&str, &str, Except); 4] = [
+const EXCEPT: [(&str, &str, Except); 5] = [
     (
         "src/sync/lock.rs",
         "word.replace(value, DIED |",
@@ -33,6 +33,11 @@ const EXCEPT: [(&str, &str, Except); 4] = [
         Except::Perhaps(
             "its holder must let go on another processor, within the microsecond in which this one looks",
         ),
+    ),
+    (
+        "src/shm/robust.rs",
+        "word.replace(value, if died {",
+        Except::Beside("another process had the lock a moment ago, or died with it"),
     ),
     (
         "src/shm/robust.rs",
