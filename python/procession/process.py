@@ -8,7 +8,7 @@ import sys
 import threading
 from _weakrefset import WeakSet
 
-from . import _core, _standard
+from . import _standard
 
 try:
     ORIGINAL_DIR = os.path.abspath(os.getcwd())
@@ -37,9 +37,13 @@ def parent_process():
 
 def _cleanup():
     # By one system call: each start comes here, and there may be many.
-    running = [(child, popen) for child in list(_children) if (popen := child._popen)]
-    for place in _core.ended([popen._child for _, popen in running]):
-        child, popen = running[place]
+    import select
+    poll = select.poll()
+    running = {popen.sentinel: (child, popen) for child in list(_children) if (popen := child._popen)}
+    for sentinel in running:
+        poll.register(sentinel, select.POLLIN)
+    for sentinel, _ in poll.poll(0):
+        child, popen = running[sentinel]
         if popen.poll() is not None:
             _children.discard(child)
 

@@ -22,7 +22,7 @@ class _Kind(type):
     given all of the standard's to replace it in: on pipes and locks of ours, and as fast as those queues are."""
 
     def __new__(cls, name, bases, namespace, **options):
-        if not any(getattr(base, '_replaceable', None) in namespace for base in bases):
+        if not any(base.__module__ == __name__ and base._replaceable in namespace for base in bases):
             return super().__new__(cls, name, bases, namespace, **options)
         from . import _fed
         bases = [getattr(_fed.queues, base.__name__) if base.__module__ == __name__ else base for base in bases]

@@ -80,7 +80,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tree::arena_descriptor, module)?)?;
     module.add_function(wrap_pyfunction!(tree::attach, module)?)?;
     module.add_function(wrap_pyfunction!(server::started, module)?)?;
-    module.add_function(wrap_pyfunction!(server::ended, module)?)?;
     module.add_function(wrap_pyfunction!(tree::own_pidfd, module)?)?;
     module.add_function(wrap_pyfunction!(tree::is_null_device, module)?)?;
     module.add_function(wrap_pyfunction!(tree::leave, module)?)?;

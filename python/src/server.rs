@@ -3,9 +3,7 @@
 use crate::blocking::{self, FOR_DATA};
 use crate::error::raise;
 use crate::tree::{self, ChildSlot};
-use procession_core::process::{
-    BODY_MAX, Others, Server as Core, Waiting, other_threads, wait_for_any,
-};
+use procession_core::process::{BODY_MAX, Others, Server as Core, Waiting, other_threads};
 use procession_core::{Child, Deadline, Error, ExitStatus, copy_of};
 use pyo3::exceptions::{PyEOFError, PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -180,24 +178,6 @@ impl Started {
     fn close(&self) {
         self.0.close();
     }
-}
-
-/// The places of those children in the list that have ended, or were closed.
-#[pyfunction]
-pub(crate) fn ended(children: Vec<Bound<'_, Started>>) -> Vec<usize> {
-    let all = children.iter().map(|child| child.get().0.get().ok());
-    let all: Vec<Option<Arc<Child>>> = all.collect();
-    let closed = (0..all.len()).filter(|place| all[*place].is_none());
-    let (places, open): (Vec<usize>, Vec<BorrowedFd<'_>>) = all
-        .iter()
-        .enumerate()
-        .filter_map(|(place, child)| Some((place, child.as_ref()?.as_fd())))
-        .unzip();
-    // Too little memory for it now: it is done the next time.
-    let ended = wait_for_any(&open, Deadline::now()).unwrap_or_default();
-    closed
-        .chain(ended.into_iter().map(|at| places[at]))
-        .collect()
 }
 
 /// The child of that id, which this process has just started.

@@ -278,6 +278,41 @@ class PrivateNamesTest(unittest.TestCase):
         self.assertEqual((child.exitcode, started), (0, ['one']))
 
 
+    def test_children_of_others(self):
+        """What watches them has what the standard's has, and no more: loky starts its workers so."""
+
+        class Popen:
+            def __init__(self, process_obj):
+                self.program = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
+                self.pid, self.returncode = self.program.pid, None
+                self.sentinel = os.pidfd_open(self.pid)
+
+            def poll(self):
+                self.returncode = self.program.poll()
+                return self.returncode
+
+            def wait(self, timeout=None):
+                self.program.communicate(b'\n', timeout)
+                return self.poll()
+
+            def close(self):
+                os.close(self.sentinel)
+
+        class Process(procession.process.BaseProcess):
+            _start_method = None
+            _Popen = Popen
+
+        children = [Process() for _ in range(3)]
+        for child in children:
+            child.start()
+        self.assertLessEqual(set(children), set(procession.active_children()))
+        for child in children:
+            child.join()
+            self.assertEqual(child.exitcode, 0)
+            self.assertNotIn(child, procession.active_children())
+            child.close()
+
+
 class SignaturesTest(unittest.TestCase):
 
     def compare(self, label, standard, our, is_method=False):

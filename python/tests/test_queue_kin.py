@@ -288,6 +288,16 @@ class Simple:
         self.assertEqual(child.exitcode, 0)
 
 
+    def test_a_subclass_of_a_subclass_is_a_class(self):
+        class Later(Silent):
+            def _start_thread(self):
+                raise AssertionError('there is no such thread')
+
+        made = Later(ctx=self.context)
+        made.put('at once')
+        self.assertEqual(made.get(), 'at once')
+        self.assertIsInstance(made, queues.Queue)
+
     def test_subclasses_that_replace_parts(self):
         there, back = Fed(2, ctx=self.context), OfEnds(ctx=self.context)
         child = self.start(echo, there, back)

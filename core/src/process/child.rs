@@ -65,7 +65,8 @@ impl Child {
     ///
     /// # Errors
     /// `Interrupted` when a signal handler ran; `Os` with ECHILD when somebody else has waited for it, or this
-    /// process ignores SIGCHLD, and the kernel doesn't tell (Linux 6.15 does): it has ended then, and nobody knows how.
+    /// process ignores SIGCHLD, and the kernel doesn't tell: it has ended then, and nobody knows how. Linux 6.15 tells, as late as
+    /// 50 ms after the end.
     pub fn wait(&self, deadline: Deadline) -> Result<Option<ExitStatus>> {
         if let Some(status) = *self.status() {
             return Ok(Some(status));
