@@ -18,7 +18,7 @@ use crate::sys::word::{Acquire, Relaxed, Release};
 use crate::sys::{identity, mapping, robust};
 use crate::{Deadline, Error, Result};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// What [`settle_in`](Member::settle_in) says of a place that isn't kept any more.
@@ -53,8 +53,6 @@ pub(crate) struct Member {
     slot: AtomicU32,
     /// The slot's generation.
     generation: AtomicU32,
-    /// Where this process' first stack begins, which a forked child has of its parent; 0: not known.
-    stack: AtomicU64,
     /// What this process refers to.
     references: Mutex<References>,
     /// Its descriptors that tell of objects.
@@ -229,7 +227,6 @@ impl Member {
             recoveries,
             slot: AtomicU32::new(0),
             generation: AtomicU32::new(0),
-            stack: AtomicU64::new(0),
             references: Mutex::default(),
             lamps: Mutex::default(),
             owes: AtomicBool::new(false),
@@ -415,11 +412,7 @@ impl Member {
     pub(crate) fn settle_in(&self, number: u32, generation: u32, deadline: Deadline) -> Result<()> {
         let thread = robust::this_thread();
         let slot = self.slot_at(number)?;
-        let origin = match self.stack.load(Relaxed) {
-            0 => identity::origin(),
-            stack => identity::forked_origin(stack),
-        };
-        self.stack.store(origin.stack, Relaxed);
+        let origin = identity::origin();
         let _held = self.registry(deadline)?.ok_or(Error::Interrupted)?;
         if slot.state.load(Acquire) != state::RESERVED
             || slot.generation.load(Relaxed) != generation

@@ -7,6 +7,7 @@ use std::fs;
 use std::hint::black_box;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The calling process' id.
 pub(crate) fn pid() -> u32 {
@@ -113,32 +114,41 @@ fn stat(pid: u32) -> Option<Stat> {
     })
 }
 
-/// The calling process'; all zero where /proc isn't mounted, which matches any process of its pid.
+/// In [`Origin::started`]: the other bits are the process' number.
+const NUMBERED: u64 = 1 << 63;
+
+/// The calling process'; all zero where nothing tells, which matches any process of its pid.
+///
+/// The first look at a process' own folder in /proc takes 40 µs, and as much again when it ends: so this asks for the
+/// kernel's number of it, which takes three, and the C library for the stack.
 pub(crate) fn origin() -> Origin {
     #[cfg(simulated)]
     if let Some(system) = super::simulation::system() {
         let started = system.started();
         return Origin { started, stack: 0 };
     }
-    stat(pid()).map_or_else(Origin::default, |stat| stat.origin)
-}
-
-/// In [`Origin::started`]: the other bits are the process' number.
-const NUMBERED: u64 = 1 << 63;
-
-/// The calling process', which was forked and hasn't exec'ed since; `stack` is its parent's.
-///
-/// The first look at a process' own folder in /proc takes 40 µs, and as much again when it ends: so this asks for the
-/// kernel's number of it, which takes three.
-pub(crate) fn forked_origin(stack: u64) -> Origin {
     let opened = ask("pidfd_open", || {
         rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
     });
-    match opened.ok().and_then(numbered) {
-        Some(started) if stack != 0 => Origin { started, stack },
-        _ => origin(),
-    }
+    let number = opened.ok().and_then(numbered);
+    // A forked child has its parent's, and need not ask the loader.
+    let known = match STACK.load(Relaxed) {
+        0 => super::image::first_stack(),
+        stack => stack,
+    };
+    let origin = match number {
+        Some(started) if known != 0 => Origin {
+            started,
+            stack: known,
+        },
+        _ => stat(pid()).map_or_else(Origin::default, |stat| stat.origin),
+    };
+    STACK.store(origin.stack, Relaxed);
+    origin
 }
+
+/// Where the stack of this process' first thread begins, which fork keeps and exec forgets; 0: not known yet.
+static STACK: AtomicU64 = AtomicU64::new(0);
 
 /// The number that a process has in the kernel, for ever its own, with [`NUMBERED`]; `None` before Linux 6.9.
 fn numbered(pidfd: impl AsFd) -> Option<u64> {
@@ -313,9 +323,8 @@ fn process(pid: u32) -> Option<Pid> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        Origin, forked_origin, is_gone, is_stopped, maps, origin, pid, process, thread_exists,
-    };
+    use super::{Origin, is_gone, is_stopped, maps, origin, pid, process, stat, thread_exists};
+    use crate::sys::image::first_stack;
     use crate::sys::mapping::{self, Mapping};
     use rustix::process::{Signal, kill_process};
     use std::os::fd::AsFd;
@@ -345,14 +354,12 @@ mod tests {
 
     #[test]
     fn a_process_that_got_anothers_id_is_told_from_it() {
-        let me = origin();
-        for mine in [me, forked_origin(me.stack)] {
-            let other = Origin {
-                started: mine.started ^ 1,
-                ..mine
-            };
+        let told = stat(pid()).unwrap().origin;
+        assert!([0, told.stack].contains(&first_stack()));
+        for mine in [origin(), told] {
+            let started = mine.started ^ 1;
             assert!(!is_gone(pid(), mine, None));
-            assert!(is_gone(pid(), other, None));
+            assert!(is_gone(pid(), Origin { started, ..mine }, None));
         }
     }
 

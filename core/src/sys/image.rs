@@ -128,6 +128,34 @@ pub fn text_behind(mark: &[u8]) -> Option<String> {
     find(|image| Some(image.text_behind(mark))).flatten()
 }
 
+/// Where the stack of this process' first thread begins, as `/proc/PID/stat` has it; 0 where the C library doesn't tell, as in a
+/// program that is linked statically. Source: elf/rtld.c of glibc, fs/binfmt_elf.c of the kernel, prctl(2).
+pub(crate) fn first_stack() -> u64 {
+    // SAFETY: strings-end: a constant that ends with a zero.
+    let place = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_stack_end".as_ptr()) };
+    if place.is_null() || !has_own_stack() {
+        return 0;
+    }
+    // SAFETY: constants-are-mapped: the loader has this one address there, and wrote it before the program began.
+    let start = unsafe { place.cast::<usize>().read() };
+    start as u64
+}
+
+/// Whether the first stack is the one that the kernel made: a program that is emulated has another. Above its beginning are
+/// random bytes, whose place the kernel and the C library tell: since Linux 6.4.
+fn has_own_stack() -> bool {
+    /// `PR_GET_AUXV` of the kernel's include/uapi/linux/prctl.h.
+    const GET_AUXV: c_int = 0x4155_5856;
+    /// More pairs than the kernel has.
+    const PAIRS: usize = 64;
+    let mut pairs = [[0u64; 2]; PAIRS];
+    // SAFETY: constants-are-mapped: the kernel writes at most so many bytes to the table, any of which are numbers.
+    let told = unsafe { libc::prctl(GET_AUXV, pairs.as_mut_ptr(), size_of_val(&pairs), 0, 0) };
+    // SAFETY: looks for a number that the loader has.
+    let random = unsafe { libc::getauxval(libc::AT_RANDOM) };
+    told > 0 && random != 0 && pairs.contains(&[libc::AT_RANDOM, random])
+}
+
 /// A loaded executable or library, while dl_iterate_phdr shows it.
 struct Image<'a> {
     base: usize,
