@@ -13,8 +13,8 @@ use crate::{Deadline, Error, Result};
 
 /// What a look at the consumers' position found.
 enum Found {
-    /// A message, taken; and what `losing` says until the lock is released.
-    Taken(Taken, u64),
+    /// A message, taken.
+    Taken(Taken),
     /// Nothing yet.
     Nothing,
     /// A segment was left behind; it is this process' now, to be freed without the lock.
@@ -132,8 +132,8 @@ impl Queue {
                 return Ok(None);
             };
             match self.look(state, buffer, None, &mut carried)? {
-                Found::Taken(taken, losing) => {
-                    self.leave(state, held, losing);
+                Found::Taken(taken) => {
+                    self.leave(state, held);
                     return Ok(Some(taken));
                 }
                 Found::Left(segment) => {
@@ -148,11 +148,11 @@ impl Queue {
 
     /// Ends a get that took a message, and tells a producer that waits for room.
     #[inline]
-    fn leave(&self, state: &QueueState, held: Held<'_>, losing: u64) {
+    fn leave(&self, state: &QueueState, held: Held<'_>) {
+        // Behind all that repair would do. Not behind the lock's release: there it would take an exchange, half of
+        // what the lock costs, since the next one inside may have noted its own.
+        state.losing.store(0, Release);
         drop(held);
-        // Only now: as long as this process is inside, its death loses the message. The next one inside may have
-        // cleared it, and noted its own.
-        state.losing.replace(losing, 0);
         self.ring_room(state);
     }
 
@@ -182,8 +182,8 @@ impl Queue {
             };
             member.sound()?;
             match self.look(state, buffer, claim, &mut carried)? {
-                Found::Taken(taken, losing) => {
-                    self.leave(state, held, losing);
+                Found::Taken(taken) => {
+                    self.leave(state, held);
                     return Ok(Some(taken));
                 }
                 found => {
@@ -219,7 +219,7 @@ impl Queue {
                 return self.settle_put(state, limit);
             }
             Found::Nothing => return self.wait_for_more(state, deadline),
-            Found::Again | Found::Taken(..) => {}
+            Found::Again | Found::Taken(_) => {}
         }
         Ok(true)
     }
@@ -234,10 +234,6 @@ impl Queue {
         carried: &mut Carried,
     ) -> Result<Found> {
         let (member, get) = (self.handle.member(), &state.get);
-        if state.losing.load(Relaxed) != 0 {
-            // The last one inside got its message, and hasn't come to clear it, or died outside.
-            state.losing.store(0, Relaxed);
-        }
         let (position, left) = get.place()?;
         let record = Record::from_bits(member.at::<Cell>(position)?.load(Acquire))?;
         let body = position + HEADER;
@@ -274,7 +270,7 @@ impl Queue {
             get.run.store(run, Relaxed);
             self.leaves(run)?;
         }
-        let losing = state.losing(count);
+        let losing = state.lost.load(Relaxed).wrapping_add(1);
         state.losing.store(losing, Relaxed);
         get.position.store(next, Release);
         get.count.store(count, Release);
@@ -296,7 +292,7 @@ impl Queue {
             extent,
             carried,
         };
-        Ok(Found::Taken(taken, losing))
+        Ok(Found::Taken(taken))
     }
 
     /// The run of a long message, and its length there.

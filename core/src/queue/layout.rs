@@ -40,8 +40,6 @@ pub(super) const SEGMENT: u64 = 64 << 10;
 pub(super) const INLINE_MAX: u64 = if cfg!(all(loom, test)) { 24 } else { 16 << 10 };
 /// Cells with a bit for each slot.
 const WATCHERS: usize = (SLOTS / 64) as usize;
-/// Bits of `losing` that say which message.
-const LOSING_BITS: u32 = 32;
 /// No position of an arena is as large: sums with it don't overflow.
 const END: u64 = 1 << 62;
 /// A side of a queue is where it can't be.
@@ -84,8 +82,8 @@ shared! {
         room: Bell,
         /// Messages that were lost with the getter that had taken them.
         lost: Cell,
-        /// If the consumer inside dies now: what `lost` will be, and low bits of which message it takes. Written by each
-        /// get: on no line that producers look at.
+        /// If the consumer inside dies now: what `lost` will be; 0: it takes nothing. Written by each get: on no line that
+        /// producers look at.
         losing: Cell,
         _room: [Cell; 5],
         capacity: Word,
@@ -131,14 +129,6 @@ impl QueueState {
     pub(super) const ROOT: u64 = std::mem::offset_of!(Self, root) as u64;
     /// Where the bits of those who have asked lie in the state.
     pub(super) const WATCHERS: u64 = std::mem::offset_of!(Self, watchers) as u64;
-
-    /// What `losing` says while the consumer inside takes the message that makes `count` of them: never the same for two
-    /// of them, so that a consumer clears its own only.
-    #[inline]
-    pub(super) fn losing(&self, count: u64) -> u64 {
-        let lost = self.lost.load(Relaxed).wrapping_add(1);
-        lost << LOSING_BITS | count & ((1 << LOSING_BITS) - 1)
-    }
 
     /// Whether another message can be put, or the queue is closed and a wait for room is over.
     #[inline]
@@ -256,7 +246,7 @@ pub(super) fn repair_get(member: &Member, queue: u64, state: &QueueState) -> Res
         }
         let losing = state.losing.load(Relaxed);
         if losing != 0 {
-            state.lost.store(losing >> LOSING_BITS, Relaxed);
+            state.lost.store(losing, Relaxed);
         }
     } else {
         for run in [run, get.segment.load(Relaxed)] {

@@ -49,7 +49,7 @@ fn a_message_that_dies_with_its_getter_is_counted() {
             drop(queue);
             until_empty(&arena);
         }
-        // After the lock's release: before the note is cleared; and while a large message is freed by its new owner.
+        // Once the note is cleared: before the lock's release; and while a large message is freed by its new owner.
         assert!(
             uncounted <= if lengths == [LARGE] { 20 } else { 1 },
             "{uncounted}"

@@ -63,9 +63,6 @@ struct Model {
     uncounted: Option<u64>,
     /// A get was killed before it counted what it took: a put that doesn't wait may not see the room yet.
     unmissed: bool,
-    /// A get was killed after the lock and before `losing` was cleared: the next that is killed inside may count its
-    /// loss.
-    late: bool,
 }
 
 impl Model {
@@ -94,7 +91,6 @@ impl Model {
             model.messages.pop_front();
             model.lost += lost;
             model.unmissed = result == Result::Killed;
-            model.late = result == Result::Killed && lost == 0;
             model
         };
         let closed = || Self {
@@ -115,14 +111,6 @@ impl Model {
                 let mut after = vec![self.clone()];
                 if front.is_some() {
                     after.extend([got(1), got(0)]);
-                }
-                if self.late {
-                    let counted = Self {
-                        lost: self.lost + 1,
-                        late: false,
-                        ..self.clone()
-                    };
-                    after.push(counted);
                 }
                 after
             }
@@ -205,7 +193,6 @@ impl Watcher {
             lost: 0,
             uncounted: None,
             unmissed: false,
-            late: false,
         }];
         let mut watcher = Self {
             world,
