@@ -14,7 +14,7 @@
 use crate::value::malformed;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 const NONE: u8 = 0;
 const TRUE: u8 = 1;
@@ -157,13 +157,12 @@ fn begin(
 
 /// The value that the bytes are.
 pub(crate) fn decode<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let reader = Reader {
-        left: Cell::new(bytes),
+    let mut reader = Reader {
+        left: bytes,
         length: bytes.len(),
-        depth: Cell::new(0),
     };
-    let value = reader.read(py)?;
-    match reader.left.get() {
+    let value = reader.read(py, DEPTH_MAX)?;
+    match reader.left {
         [] => Ok(value),
         _ => Err(reader.malformed()),
     }
@@ -171,84 +170,87 @@ pub(crate) fn decode<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, 
 
 /// Another process may have written anything: every length is checked, and so is how deep it goes.
 struct Reader<'a> {
-    left: Cell<&'a [u8]>,
+    left: &'a [u8],
     length: usize,
-    depth: Cell<usize>,
 }
 
 impl<'a> Reader<'a> {
+    #[cold]
     fn malformed(&self) -> PyErr {
-        malformed(self.length - self.left.get().len())
+        malformed(self.length - self.left.len())
     }
 
-    fn take(&self, count: usize) -> PyResult<&'a [u8]> {
-        let (taken, left) = self
-            .left
-            .get()
-            .split_at_checked(count)
-            .ok_or_else(|| self.malformed())?;
-        self.left.set(left);
+    /// So many bytes as a type says.
+    #[inline]
+    fn array<const N: usize>(&mut self) -> PyResult<[u8; N]> {
+        let Some((taken, left)) = self.left.split_first_chunk() else {
+            return Err(self.malformed());
+        };
+        self.left = left;
+        Ok(*taken)
+    }
+
+    /// Bytes behind their length.
+    #[inline]
+    fn bytes(&mut self) -> PyResult<&'a [u8]> {
+        let [length] = self.array()?;
+        let Some((taken, left)) = self.left.split_at_checked(length.into()) else {
+            return Err(self.malformed());
+        };
+        self.left = left;
         Ok(taken)
     }
 
-    fn byte(&self) -> PyResult<u8> {
-        match self.left.get() {
-            [byte, left @ ..] => {
-                self.left.set(left);
-                Ok(*byte)
-            }
-            [] => Err(self.malformed()),
-        }
-    }
-
-    fn word(&self) -> PyResult<[u8; 8]> {
-        let word = self.take(8)?;
-        word.try_into().map_err(|_| self.malformed())
-    }
-
-    fn read<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(match self.byte()? {
+    #[inline]
+    fn read<'py>(&mut self, py: Python<'py>, depth: usize) -> PyResult<Bound<'py, PyAny>> {
+        let [kind] = self.array()?;
+        Ok(match kind {
             NONE => py.None().into_bound(py),
             TRUE => PyBool::new(py, true).to_owned().into_any(),
             FALSE => PyBool::new(py, false).to_owned().into_any(),
-            INT => PyInt::new(py, i64::from_le_bytes(self.word()?)).into_any(),
-            FLOAT => PyFloat::new(py, f64::from_le_bytes(self.word()?)).into_any(),
-            STR => {
-                let length = self.byte()?;
-                text(py, self.take(length.into())?)?.into_any()
-            }
-            BYTES => {
-                let length = self.byte()?;
-                PyBytes::new(py, self.take(length.into())?).into_any()
-            }
-            kind @ (TUPLE | LIST | DICT) => {
-                if self.depth.get() == DEPTH_MAX {
-                    return Err(self.malformed());
-                }
-                self.depth.set(self.depth.get() + 1);
-                let container = self.read_container(py, kind)?;
-                self.depth.set(self.depth.get() - 1);
-                container
-            }
+            INT => PyInt::new(py, i64::from_le_bytes(self.array()?)).into_any(),
+            FLOAT => PyFloat::new(py, f64::from_le_bytes(self.array()?)).into_any(),
+            STR => text(py, self.bytes()?)?.into_any(),
+            BYTES => PyBytes::new(py, self.bytes()?).into_any(),
+            TUPLE | LIST | DICT if depth > 0 => self.read_container(py, kind, depth - 1)?,
             _ => return Err(self.malformed()),
         })
     }
 
-    fn read_container<'py>(&self, py: Python<'py>, kind: u8) -> PyResult<Bound<'py, PyAny>> {
-        let count = usize::from(self.byte()?);
-        let items = || (0..count).map(|_| Next(self));
+    fn read_container<'py>(
+        &mut self,
+        py: Python<'py>,
+        kind: u8,
+        depth: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let [count] = self.array()?;
+        let items = (0..count).map(|_| Item(self.read(py, depth)));
         Ok(match kind {
-            TUPLE => PyTuple::new(py, items())?.into_any(),
-            LIST => PyList::new(py, items())?.into_any(),
+            TUPLE => PyTuple::new(py, items)?.into_any(),
+            LIST => PyList::new(py, items)?.into_any(),
             _ => {
                 let pairs = PyDict::new(py);
                 for _ in 0..count {
-                    let key = self.read(py)?;
-                    pairs.set_item(key, self.read(py)?)?;
+                    let key = self.read(py, depth)?;
+                    pairs.set_item(key, self.read(py, depth)?)?;
                 }
                 pairs.into_any()
             }
         })
+    }
+}
+
+/// A value that was read for a container, unless it couldn't be.
+struct Item<'py>(PyResult<Bound<'py, PyAny>>);
+
+impl<'py> IntoPyObject<'py> for Item<'py> {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    #[inline]
+    fn into_pyobject(self, _: Python<'py>) -> PyResult<Self::Output> {
+        self.0
     }
 }
 
@@ -263,12 +265,12 @@ thread_local! {
 ///
 /// Most short strings are keys, or say what a message is, and come again and again: to find one takes half as long as to
 /// make it, and to drop it nothing.
+#[inline]
 fn text<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
     if bytes.len() > KEPT_MAX {
         return PyString::from_bytes(py, bytes);
     }
-    let length = bytes.len() as u128;
-    let key = (bytes.iter()).fold(length, |key, byte| key << 8 | u128::from(*byte));
+    let key = number(bytes) | (bytes.len() as u128) << (8 * KEPT_MAX);
     let place = key.wrapping_mul(SPREAD) >> (u128::BITS - KEPT.ilog2());
     let place = usize::try_from(place).unwrap_or(0);
     let found = LAST.with_borrow(|last| match &last[place] {
@@ -283,15 +285,17 @@ fn text<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
     Ok(text)
 }
 
-/// The next value, read when its container takes it.
-struct Next<'r, 'a>(&'r Reader<'a>);
-
-impl<'py> IntoPyObject<'py> for Next<'_, '_> {
-    type Target = PyAny;
-    type Output = Bound<'py, PyAny>;
-    type Error = PyErr;
-
-    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
-        self.0.read(py)
+/// At most 16 bytes as a number, little-endian: two words of them, which overlap, are quicker than byte by byte.
+#[inline]
+fn number(bytes: &[u8]) -> u128 {
+    let shift = |word: usize| 8 * (bytes.len() - word);
+    if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        let (first, last) = (u64::from_le_bytes(*first), u64::from_le_bytes(*last));
+        u128::from(first) | u128::from(last) << shift(8)
+    } else if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+        u128::from(u64::from(first) | u64::from(last) << shift(4))
+    } else {
+        (bytes.iter().rev()).fold(0, |number, byte| number << 8 | u128::from(*byte))
     }
 }

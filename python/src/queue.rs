@@ -279,11 +279,10 @@ fn get_with<'py, T>(
     deadline: impl FnOnce() -> Deadline,
     read: impl FnOnce(Python<'py>, &Taken, &[u8]) -> PyResult<T>,
 ) -> PyResult<Option<T>> {
-    let Scratch(buffer) = &mut Scratch::take();
-    match take(py, queue, buffer, deadline)? {
+    Scratch::with(|buffer| match take(py, queue, buffer, deadline)? {
         Some(taken) => read(py, &taken, buffer).map(Some),
         None => Ok(None),
-    }
+    })
 }
 
 /// As [`get_with`], for as long as it takes.

@@ -52,10 +52,22 @@ thread_local! {
 pub(crate) struct Scratch(pub(crate) Vec<u8>);
 
 impl Scratch {
-    pub(crate) fn take() -> Self {
+    fn take() -> Self {
         let mut bytes = SCRATCH.take();
         bytes.clear();
         Self(bytes)
+    }
+
+    /// Calls `work` with it: it is looked up once, where taking it and giving it back looks twice.
+    #[inline]
+    pub(crate) fn with<R>(work: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        SCRATCH.with(|scratch| {
+            let mut bytes = scratch.take();
+            bytes.clear();
+            let result = work(&mut bytes);
+            scratch.set(bytes);
+            result
+        })
     }
 }
 

@@ -231,6 +231,7 @@ class Here(QueueCase):
         texts = ['a' * count for count in range(20)] + ['\0' * count for count in range(20)]
         texts += ['a\0', '\0a', '\1a', 'ab', 'ba', 'é', 'éé', 'ab\0\0', '☃' * 5, '☃' * 6]
         texts += [f'{number:x}' for number in range(300)]
+        texts += ['b' * at + 'c' + 'b' * (length - at - 1) for length in range(18) for at in range(length)]
         for _ in range(2):
             for text in texts:
                 self.queue.put((text, 1))

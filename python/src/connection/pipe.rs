@@ -118,13 +118,14 @@ fn read<T, E: From<PyErr>>(
     end: &PipeEnd,
     read: impl FnOnce(u8, &Source<'_>) -> Result<T, E>,
 ) -> Result<T, E> {
-    let Scratch(buffer) = &mut Scratch::take();
-    let landed = take(py, handle, end, buffer)?;
-    let source = Source {
-        buffer,
-        extent: landed.extent.as_ref(),
-    };
-    read(landed.tag, &source)
+    Scratch::with(|buffer| {
+        let landed = take(py, handle, end, buffer)?;
+        let source = Source {
+            buffer,
+            extent: landed.extent.as_ref(),
+        };
+        read(landed.tag, &source)
+    })
 }
 
 fn take(py: Python<'_>, handle: &Handle, end: &PipeEnd, buffer: &mut Vec<u8>) -> PyResult<Landed> {
