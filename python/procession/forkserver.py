@@ -96,6 +96,12 @@ class ForkServer:
                 self._forget()
             self._launch()
 
+    def _may_do_better(self):
+        """Whether who asked in vain may ask again: not of a server that has died before it served anybody."""
+        with self._lock:
+            # None: another thread is about to start one.
+            return self._has_served or self._way is None or self._way.is_alive()
+
     def _stop(self):
         with self._lock:
             if self._way is not None:

@@ -28,8 +28,7 @@ class Popen(popen_spawn_posix.Popen):
         try:
             super()._launch(process_obj)
         except EOFError:
-            server = forkserver._forkserver
-            if not (server._has_served or server._way.is_alive()):
+            if not forkserver._forkserver._may_do_better():
                 raise
             # It died in between, or the child did, and has let nobody begin who has not read what to do.
             self._fds = []

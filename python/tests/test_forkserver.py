@@ -47,6 +47,14 @@ def raise_signal(number):
     signal.raise_signal(number)
 
 
+def kill_after(seconds, pidfd):
+    """Kills a process, if it hasn't ended by then."""
+    time.sleep(seconds)
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)
+
+
 def exit_now(code):
     os._exit(code)
 
@@ -265,6 +273,35 @@ class ChildrenTest(ForkServerCase):
 
 
 class DeathTest(ForkServerCase):
+    def waiting_child(self):
+        """The process id of the child that the server has forked before anybody asks for it."""
+        server = SERVER._forkserver_pid
+
+        def children():
+            with open(f'/proc/{server}/task/{server}/children') as file:
+                return file.read().split()
+        wait_until(lambda: len(children()) == 1 and process_state(children()[0]) == 'S')
+        return int(children()[0])
+
+    def test_a_child_may_be_killed_while_it_is_given_its_request(self):
+        self.ask(os.getpid)
+        choose = random.Random(SEED)
+        print(f'SEED={SEED}', file=sys.stderr)
+        before, starts = helpers.descriptors(), []
+        for _ in range(60):
+            pidfd = os.pidfd_open(self.waiting_child())
+            killer = threading.Thread(target=kill_after, args=(choose.uniform(0, 1e-3), pidfd))
+            killer.start()
+            child = self.start(nothing)
+            child.join()
+            killer.join()
+            starts.append(child.exitcode)
+            child.close()
+            # Whatever that one met, the next one has a child.
+            self.ask(os.getpid)
+        self.assertLessEqual(set(starts), {0, -signal.SIGKILL})
+        self.assertEqual(helpers.descriptors(), before)
+
     def test_a_killed_server_harms_no_child_and_comes_back(self):
         first, writer = self.held()
         second, _ = self.held()
