@@ -225,7 +225,9 @@ impl Queue {
     }
 
     /// Takes what is at the consumers' position, if anything is. Under the get lock.
-    #[inline]
+    ///
+    /// Into both its callers: handing over what was found, through memory, takes a twentieth of a get from Python.
+    #[inline(always)]
     fn look(
         &self,
         state: &QueueState,
