@@ -161,12 +161,15 @@ pub(crate) fn decode<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, 
         left: bytes,
         length: bytes.len(),
     };
-    let value = reader.read(py, DEPTH_MAX)?;
-    match reader.left {
-        [] => Ok(value),
-        _ => Err(reader.malformed()),
+    match reader.read(py, DEPTH_MAX) {
+        Ok(value) if reader.left.is_empty() => Ok(value),
+        Ok(_) => Err(*reader.malformed()),
+        Err(error) => Err(*error),
     }
 }
+
+/// What was read: with its error in a box it is returned in registers.
+type Read<T> = Result<T, Box<PyErr>>;
 
 /// Another process may have written anything: every length is checked, and so is how deep it goes.
 struct Reader<'a> {
@@ -176,13 +179,13 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     #[cold]
-    fn malformed(&self) -> PyErr {
-        malformed(self.length - self.left.len())
+    fn malformed(&self) -> Box<PyErr> {
+        malformed(self.length - self.left.len()).into()
     }
 
     /// So many bytes as a type says.
     #[inline]
-    fn array<const N: usize>(&mut self) -> PyResult<[u8; N]> {
+    fn array<const N: usize>(&mut self) -> Read<[u8; N]> {
         let Some((taken, left)) = self.left.split_first_chunk() else {
             return Err(self.malformed());
         };
@@ -192,7 +195,7 @@ impl<'a> Reader<'a> {
 
     /// Bytes behind their length.
     #[inline]
-    fn bytes(&mut self) -> PyResult<&'a [u8]> {
+    fn bytes(&mut self) -> Read<&'a [u8]> {
         let [length] = self.array()?;
         let Some((taken, left)) = self.left.split_at_checked(length.into()) else {
             return Err(self.malformed());
@@ -202,7 +205,7 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn read<'py>(&mut self, py: Python<'py>, depth: usize) -> PyResult<Bound<'py, PyAny>> {
+    fn read<'py>(&mut self, py: Python<'py>, depth: usize) -> Read<Bound<'py, PyAny>> {
         let [kind] = self.array()?;
         Ok(match kind {
             NONE => py.None().into_bound(py),
@@ -222,7 +225,7 @@ impl<'a> Reader<'a> {
         py: Python<'py>,
         kind: u8,
         depth: usize,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    ) -> Read<Bound<'py, PyAny>> {
         let [count] = self.array()?;
         let items = (0..count).map(|_| Item(self.read(py, depth)));
         Ok(match kind {
@@ -241,7 +244,7 @@ impl<'a> Reader<'a> {
 }
 
 /// A value that was read for a container, unless it couldn't be.
-struct Item<'py>(PyResult<Bound<'py, PyAny>>);
+struct Item<'py>(Read<Bound<'py, PyAny>>);
 
 impl<'py> IntoPyObject<'py> for Item<'py> {
     type Target = PyAny;
@@ -250,7 +253,7 @@ impl<'py> IntoPyObject<'py> for Item<'py> {
 
     #[inline]
     fn into_pyobject(self, _: Python<'py>) -> PyResult<Self::Output> {
-        self.0
+        self.0.map_err(|error| *error)
     }
 }
 

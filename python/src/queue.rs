@@ -248,12 +248,17 @@ impl Queue {
     #[inline]
     fn open(&self, slf: &Bound<'_, Self>, end: u8) -> PyResult<&procession_core::Queue> {
         if self.inner.is(CLOSED) {
-            return Err(PyValueError::new_err(format!(
-                "Queue {} is closed",
-                slf.repr()?
-            )));
+            return Err(closed(slf));
         }
         self.inner.by_end(end)
+    }
+}
+
+#[cold]
+fn closed(queue: &Bound<'_, Queue>) -> PyErr {
+    match queue.repr() {
+        Ok(text) => PyValueError::new_err(format!("Queue {text} is closed")),
+        Err(error) => error,
     }
 }
 
