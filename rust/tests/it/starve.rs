@@ -8,10 +8,16 @@
 
 use crate::watchdog::watch;
 use procession::{Error, ErrorKind, JoinError, Lock, Pool, Process, Queue};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use std::process::Command;
 
 /// Set where [`work`] is the only test.
 const STARVED: &str = "PROCESSION_TEST_STARVED";
+
+/// The error with which a filter of the kernel's refuses descriptors of processes, where it is set.
+const WITHOUT_PIDFDS: &str = "PROCESSION_TEST_WITHOUT_PIDFDS";
+/// On every kind of machine. Source: pidfd_open(2).
+const PIDFD_OPEN: i64 = 434;
 
 type Work = fn() -> Result<(), Error>;
 
@@ -54,10 +60,22 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
+/// Refuses a system call from now on: to this thread, and what it starts. Source: seccomp(2).
+fn refuse(call: i64, errno: u32) {
+    let rules = [(call, Vec::new())].into();
+    let (others, this) = (SeccompAction::Allow, SeccompAction::Errno(errno));
+    let machine = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, others, this, machine).unwrap();
+    seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+}
+
 /// All that a program does, which is refused or works, and leaves nothing behind.
 #[test]
 fn work() {
     let _watchdog = watch();
+    if let Ok(errno) = std::env::var(WITHOUT_PIDFDS) {
+        refuse(PIDFD_OPEN, errno.parse().unwrap());
+    }
     let works: [(&str, Work); 3] = [
         ("share", share),
         ("start a process", start),
@@ -135,5 +153,26 @@ fn closed_standard_streams() {
     for closed in ["exec 0<&-", "exec 2>&-", "exec 0<&- 2>&-"] {
         let text = under(closed);
         assert_eq!(text.matches("done: ").count(), 3, "{closed}: {text}");
+    }
+}
+
+#[test]
+fn no_descriptors_of_processes() {
+    // EPERM is a container's, ENOSYS an old kernel's.
+    for (errno, says) in [(1, "Operation not permitted"), (38, "not implemented")] {
+        let text = under(&format!("export {WITHOUT_PIDFDS}={errno}"));
+        let ends: Vec<&str> = text
+            .lines()
+            .filter(|line| line.contains("done: ") || line.contains("refused"))
+            .collect();
+        let [shared, refusals @ ..] = &ends[..] else {
+            panic!("{text}");
+        };
+        assert!(shared.contains("done: share"), "{text}");
+        assert_eq!(refusals.len(), 2, "{text}");
+        for refusal in refusals {
+            let is_named = refusal.contains("refused: ") && refusal.contains("pidfd_open");
+            assert!(is_named && refusal.contains(says), "{text}");
+        }
     }
 }
