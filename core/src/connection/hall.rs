@@ -1,21 +1,15 @@
 //! Where a listener's guests are while nobody looks after them.
 
 use super::listener::Guest;
-use crate::sys::{eventfd, fork, identity};
+use crate::sys::fork_safe::ForkSafe;
+use crate::sys::{eventfd, identity};
 use crate::{Deadline, Result};
-use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Held by whoever is in any listener's hall, and by a thread that forks: so its child finds no hall locked by a thread that isn't
-/// there.
-static HALLS: Mutex<()> = Mutex::new(());
-static REGISTERED: Once = Once::new();
-
-thread_local! {
-    static CROSSING: Cell<Option<MutexGuard<'static, ()>>> = const { Cell::new(None) };
-}
+/// Held by whoever is in any listener's hall: so a forked child finds none locked by a thread that isn't there.
+static HALLS: ForkSafe<()> = ForkSafe::new((), || {}, |()| {});
 
 /// A listener's hall; one thread at a time is in it, and for no longer than a system call takes.
 #[derive(Debug, Default)]
@@ -49,7 +43,7 @@ pub(super) struct Inside<'a> {
 impl Hall {
     /// Goes in, once nobody else is.
     pub(super) fn enter(&self) -> Inside<'_> {
-        let _halls = lock();
+        let _halls = HALLS.lock();
         let room = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Inside { room, _halls }
     }
@@ -67,21 +61,6 @@ impl DerefMut for Inside<'_> {
     fn deref_mut(&mut self) -> &mut Room {
         &mut self.room
     }
-}
-
-fn lock() -> MutexGuard<'static, ()> {
-    // Registered first: no fork may find it locked unseen.
-    REGISTERED.call_once(|| fork::around(prepare, settle, settle));
-    HALLS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-extern "C" fn prepare() {
-    CROSSING.set(Some(lock()));
-}
-
-/// In both processes.
-extern "C" fn settle() {
-    drop(CROSSING.take());
 }
 
 impl Room {

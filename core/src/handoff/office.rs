@@ -1,7 +1,6 @@
 //! What this process keeps for others, and the thread that gives it to them.
 //!
-//! A static, as the table of arenas in `shm::family`, and for its reason: a forked child must neither give out nor hold open what
-//! its parent keeps, and the handlers of pthread_atfork take no argument.
+//! A static, held across forks: a forked child must neither give out nor hold open what its parent keeps.
 //!
 //! Whoever comes may be anybody's process: those of other users are sent away before a byte is read, the others have [`PATIENCE`] to
 //! say what they want, and there are at most [`PEERS_MAX`] of them.
@@ -9,14 +8,14 @@
 use super::entrust::Invitation;
 use super::protocol::{GIVEN, NONE, Name, REQUEST_MAX, Request, Secret, Ticket};
 use crate::sys::descriptor::{copy_above_streams, readable};
+use crate::sys::fork_safe::ForkSafe;
 use crate::sys::local::{self, Accepted};
 use crate::sys::packet::{self, Arrived};
 use crate::sys::{fork, identity, pidfd, thread};
 use crate::{Deadline, Error, Result};
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,14 +26,7 @@ const PEERS_MAX: usize = 64;
 /// How long nobody is let in when there was no descriptor for one.
 const REST: Duration = Duration::from_millis(20);
 
-static OFFICE: Mutex<Option<Office>> = Mutex::new(None);
-static REGISTERED: Once = Once::new();
-
-thread_local! {
-    /// The table held still, while this thread forks.
-    static CROSSING: RefCell<Option<MutexGuard<'static, Option<Office>>>> =
-        const { RefCell::new(None) };
-}
+static OFFICE: ForkSafe<Option<Office>> = ForkSafe::new(None, end_idle, abandon);
 
 #[derive(Debug)]
 struct Office {
@@ -239,26 +231,20 @@ impl Drop for Paused {
 }
 
 fn lock() -> MutexGuard<'static, Option<Office>> {
-    // Registered first: no fork may find it locked unseen.
-    REGISTERED.call_once(|| fork::around(prepare, parent, child));
-    OFFICE.lock().unwrap_or_else(PoisonError::into_inner)
+    OFFICE.lock()
 }
 
-extern "C" fn prepare() {
-    // Threads that have nothing to do needn't be there: the child's language may warn of them.
+/// Threads that have nothing to do needn't be there in a fork: the child's language may warn of them.
+fn end_idle() {
     let is_idle = lock().as_ref().is_some_and(Office::is_idle);
     if is_idle {
         stop();
     }
-    CROSSING.set(Some(lock()));
 }
 
-extern "C" fn parent() {
-    drop(CROSSING.take());
-}
-
-extern "C" fn child() {
-    let Some(office) = CROSSING.take().and_then(|mut guard| guard.take()) else {
+/// In a forked child, whose parent goes on with it.
+fn abandon(place: &mut Option<Office>) {
+    let Some(office) = place.take() else {
         return;
     };
     let ends = office.peers.into_iter().map(|peer| peer.end);

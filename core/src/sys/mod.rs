@@ -11,6 +11,7 @@ pub mod dead;
 pub(crate) mod descriptor;
 pub(crate) mod eventfd;
 pub mod fork;
+pub(crate) mod fork_safe;
 pub(crate) mod gate;
 pub(crate) mod identity;
 pub mod image;

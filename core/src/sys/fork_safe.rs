@@ -1,0 +1,159 @@
+//! A mutex that no forked child finds locked by a thread that isn't there.
+//!
+//! Every one that was ever locked is held by the thread that forks, from before the fork until after it, in both processes. One
+//! list of them, since the handlers of pthread_atfork(3) take no argument.
+
+use super::fork;
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Those that forks hold, in the order in which they do.
+static ALL: Mutex<Vec<&'static dyn Held>> = Mutex::new(Vec::new());
+/// The handlers are registered; perhaps twice, by threads that came at once, which does no harm.
+static REGISTERED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    static CROSSING: RefCell<Option<Crossing>> = const { RefCell::new(None) };
+}
+
+/// What a thread that forks holds.
+struct Crossing {
+    locked: Vec<Box<dyn Locked>>,
+    _all: MutexGuard<'static, Vec<&'static dyn Held>>,
+}
+
+/// A mutex that is held across forks; a static.
+#[derive(Debug)]
+pub(crate) struct ForkSafe<T> {
+    value: Mutex<T>,
+    is_listed: AtomicBool,
+    before: fn(),
+    in_child: fn(&mut T),
+}
+
+/// What a fork does with one.
+trait Held: Sync {
+    fn hold(&'static self) -> Box<dyn Locked>;
+}
+
+/// One that a fork holds.
+trait Locked {
+    fn settle_child(&mut self);
+}
+
+impl<T: Send + 'static> ForkSafe<T> {
+    /// `before` runs at the beginning of each fork, before the mutex is locked for it; `in_child` in the child, where no other
+    /// thread is.
+    pub(crate) const fn new(value: T, before: fn(), in_child: fn(&mut T)) -> Self {
+        Self {
+            value: Mutex::new(value),
+            is_listed: AtomicBool::new(false),
+            before,
+            in_child,
+        }
+    }
+
+    /// Locks it: some nanoseconds, and longer while another thread has it or forks. Who has one takes no other one that may not be
+    /// listed yet: a fork would wait for the first, and this thread for the fork.
+    pub(crate) fn lock(&'static self) -> MutexGuard<'static, T> {
+        // First: no fork may find it locked and not know it.
+        if !self.is_listed.load(Ordering::Acquire) {
+            self.list();
+        }
+        enter(&self.value)
+    }
+
+    #[cold]
+    fn list(&'static self) {
+        if !REGISTERED.load(Ordering::Acquire) {
+            fork::around(prepare, parent, child);
+            REGISTERED.store(true, Ordering::Release);
+        }
+        let mut all = enter(&ALL);
+        // No `Once`: a child might find it begun by a thread that isn't there.
+        if !self.is_listed.load(Ordering::Relaxed) {
+            all.push(self);
+            self.is_listed.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl<T: Send + 'static> Held for ForkSafe<T> {
+    fn hold(&'static self) -> Box<dyn Locked> {
+        (self.before)();
+        Box::new((enter(&self.value), self.in_child))
+    }
+}
+
+impl<T> Locked for (MutexGuard<'static, T>, fn(&mut T)) {
+    fn settle_child(&mut self) {
+        (self.1)(&mut self.0);
+    }
+}
+
+fn enter<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+extern "C" fn prepare() {
+    if CROSSING.with_borrow(Option::is_some) {
+        return;
+    }
+    let all = enter(&ALL);
+    let locked = all.iter().map(|one| one.hold()).collect();
+    CROSSING.set(Some(Crossing { locked, _all: all }));
+}
+
+extern "C" fn parent() {
+    drop(CROSSING.take());
+}
+
+extern "C" fn child() {
+    if let Some(mut crossing) = CROSSING.take() {
+        crossing
+            .locked
+            .iter_mut()
+            .for_each(|one| one.settle_child());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ForkSafe;
+    use crate::sys::fork;
+    use rustix::process::{WaitOptions, waitpid};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    static ONE: ForkSafe<u32> = ForkSafe::new(1, || {}, |value| *value = 0);
+    static OTHER: ForkSafe<Vec<u32>> = ForkSafe::new(Vec::new(), || {}, Vec::clear);
+
+    #[test]
+    fn a_child_finds_none_locked_and_all_settled() {
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                // At first they come at once, unlisted.
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        *ONE.lock() += 1;
+                        OTHER.lock().push(1);
+                    }
+                });
+            }
+            for _ in 0..50 {
+                let Some(pid) = fork::fork().unwrap() else {
+                    // Not `lock`: what is locked here stays that.
+                    let one = ONE.value.try_lock().is_ok_and(|value| *value <= 1);
+                    let other = OTHER.value.try_lock().is_ok_and(|value| value.is_empty());
+                    fork::end(i32::from(!one || !other));
+                };
+                let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+                let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
+                assert_eq!(status.exit_status(), Some(0));
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+    }
+}
