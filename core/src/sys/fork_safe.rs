@@ -54,7 +54,8 @@ impl<T: Send + 'static> ForkSafe<T> {
         }
     }
 
-    /// Locks it: some nanoseconds, and longer while another thread has it or forks. Who has one takes no other one that may not be
+    /// Locks it: some nanoseconds, and longer while another thread has it or forks. A fork that another thread had begun before the
+    /// first of all was ever locked doesn't know of it: the C library calls no handler that comes so late. Who has one takes no other one that may not be
     /// listed yet: a fork would wait for the first, and this thread for the fork.
     pub(crate) fn lock(&'static self) -> MutexGuard<'static, T> {
         // First: no fork may find it locked and not know it.
@@ -123,37 +124,47 @@ mod tests {
     use super::ForkSafe;
     use crate::sys::fork;
     use rustix::process::{WaitOptions, waitpid};
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
     static ONE: ForkSafe<u32> = ForkSafe::new(1, || {}, |value| *value = 0);
-    static OTHER: ForkSafe<Vec<u32>> = ForkSafe::new(Vec::new(), || {}, Vec::clear);
+    static OTHER: ForkSafe<u32> = ForkSafe::new(1, || {}, |value| *value = 0);
 
     #[test]
     fn a_child_finds_none_locked_and_all_settled() {
-        let is_over = AtomicBool::new(false);
+        // Says that it is over when it is dropped: when a check fails, too.
+        struct Over(Arc<AtomicBool>);
+        impl Drop for Over {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        // Listed, so that no fork has begun without knowing them.
+        drop((ONE.lock(), OTHER.lock()));
+        let is_over = Arc::new(AtomicBool::new(false));
         thread::scope(|scope| {
+            let over = Over(is_over.clone());
             for _ in 0..2 {
-                // At first they come at once, unlisted.
                 scope.spawn(|| {
                     while !is_over.load(Ordering::Relaxed) {
-                        *ONE.lock() += 1;
-                        OTHER.lock().push(1);
+                        *ONE.lock() = 1;
+                        *OTHER.lock() = 1;
                     }
                 });
             }
             for _ in 0..50 {
                 let Some(pid) = fork::fork().unwrap() else {
                     // Not `lock`: what is locked here stays that.
-                    let one = ONE.value.try_lock().is_ok_and(|value| *value <= 1);
-                    let other = OTHER.value.try_lock().is_ok_and(|value| value.is_empty());
-                    fork::end(i32::from(!one || !other));
+                    let is_settled =
+                        |one: &ForkSafe<u32>| one.value.try_lock().is_ok_and(|value| *value == 0);
+                    fork::end(i32::from(!is_settled(&ONE) || !is_settled(&OTHER)));
                 };
                 let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
                 let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
                 assert_eq!(status.exit_status(), Some(0));
             }
-            is_over.store(true, Ordering::Relaxed);
+            drop(over);
         });
     }
 }
