@@ -124,6 +124,7 @@ mod tests {
     use super::ForkSafe;
     use crate::sys::fork;
     use rustix::process::{WaitOptions, waitpid};
+    use std::process::Command;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
@@ -131,8 +132,22 @@ mod tests {
     static ONE: ForkSafe<u32> = ForkSafe::new(1, || {}, |value| *value = 0);
     static OTHER: ForkSafe<u32> = ForkSafe::new(1, || {}, |value| *value = 0);
 
+    /// In a process of its own: a child holds what its parent does, and other tests count holders.
     #[test]
     fn a_child_finds_none_locked_and_all_settled() {
+        const ALONE: &str = "PROCESSION_TEST_FORKS_ALONE";
+        const NAME: &str = "sys::fork_safe::tests::a_child_finds_none_locked_and_all_settled";
+        if std::env::var_os(ALONE).is_none() {
+            let mut test = Command::new(std::env::current_exe().unwrap());
+            let ended = test
+                .args([NAME, "--exact"])
+                .env(ALONE, "1")
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&ended.stdout);
+            assert!(said.contains("1 passed"), "{said}");
+            return;
+        }
         // Says that it is over when it is dropped: when a check fails, too.
         struct Over(Arc<AtomicBool>);
         impl Drop for Over {
