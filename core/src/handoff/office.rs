@@ -15,7 +15,7 @@ use crate::sys::{fork, identity, pidfd, thread};
 use crate::{Deadline, Error, Result};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ pub fn keep(descriptor: OwnedFd, number: RawFd) -> Result<Ticket> {
         secret: Secret(identity::secret()?),
         descriptor,
     };
-    let mut office = lock();
+    let mut office = OFFICE.lock();
     let office = Office::open(&mut office)?;
     office.serve()?;
     office.last += 1;
@@ -119,7 +119,8 @@ pub fn keep(descriptor: OwnedFd, number: RawFd) -> Result<Ticket> {
 
 /// Takes back what a ticket of this process' was made for, if nobody has redeemed it: its message was not sent.
 pub fn withdraw(ticket: &Ticket) {
-    if let Some(office) = lock()
+    if let Some(office) = OFFICE
+        .lock()
         .as_mut()
         .filter(|office| office.name == ticket.office)
     {
@@ -130,7 +131,7 @@ pub fn withdraw(ticket: &Ticket) {
 /// How many descriptors this process keeps at this moment.
 #[must_use]
 pub fn kept() -> usize {
-    lock().as_ref().map_or(0, |office| office.kept.len())
+    OFFICE.lock().as_ref().map_or(0, |office| office.kept.len())
 }
 
 /// Closes all that this process keeps, and ends its thread: whoever redeems one of its tickets is told so. Those made later
@@ -138,7 +139,7 @@ pub fn kept() -> usize {
 ///
 /// Python: `resource_sharer.stop`.
 pub fn stop() {
-    let office = lock().take();
+    let office = OFFICE.lock().take();
     if let Some(server) = office.and_then(|mut office| office.server.take()) {
         server.end();
     }
@@ -155,7 +156,7 @@ pub struct Invited(Invitation);
 /// # Errors
 /// `Os` without descriptors or random bytes.
 pub fn invite() -> Result<Invited> {
-    let mut office = lock();
+    let mut office = OFFICE.lock();
     let office = Office::open(&mut office)?;
     office.invited += 1;
     Ok(Invited(Invitation {
@@ -174,7 +175,7 @@ impl Invited {
 
 impl Drop for Invited {
     fn drop(&mut self) {
-        let mut place = lock();
+        let mut place = OFFICE.lock();
         // A forked child's copy, or one from before a stop, is nobody's.
         let Some(office) = place.as_mut().filter(|it| it.name == self.0.name) else {
             return;
@@ -193,7 +194,7 @@ impl Drop for Invited {
 
 /// The descriptor of a ticket, if this process keeps it.
 pub(super) fn take(ticket: &Ticket) -> Here {
-    let mut place = lock();
+    let mut place = OFFICE.lock();
     let Some(office) = place.as_mut().filter(|it| it.name == ticket.office) else {
         return Here::Elsewhere;
     };
@@ -213,7 +214,10 @@ pub(crate) struct Paused(bool);
 
 /// Ends the thread for a while, if there is one.
 pub(crate) fn pause() -> Paused {
-    let server = lock().as_mut().and_then(|office| office.server.take());
+    let server = OFFICE
+        .lock()
+        .as_mut()
+        .and_then(|office| office.server.take());
     let was_serving = server.is_some();
     if let Some(server) = server {
         server.end();
@@ -224,19 +228,15 @@ pub(crate) fn pause() -> Paused {
 impl Drop for Paused {
     fn drop(&mut self) {
         // In a forked child there is no office. Without a thread, the next to offer something tries again.
-        if let (true, Some(office)) = (self.0, lock().as_mut()) {
+        if let (true, Some(office)) = (self.0, OFFICE.lock().as_mut()) {
             let _ = office.serve();
         }
     }
 }
 
-fn lock() -> MutexGuard<'static, Option<Office>> {
-    OFFICE.lock()
-}
-
 /// Threads that have nothing to do needn't be there in a fork: the child's language may warn of them.
 fn end_idle() {
-    let is_idle = lock().as_ref().is_some_and(Office::is_idle);
+    let is_idle = OFFICE.lock().as_ref().is_some_and(Office::is_idle);
     if is_idle {
         stop();
     }
@@ -429,7 +429,7 @@ impl Server {
 fn serve(name: Name, bell: &OwnedFd) {
     loop {
         let (watched, until) = {
-            let mut office = lock();
+            let mut office = OFFICE.lock();
             let Some(office) = office.as_mut().filter(|office| office.name == name) else {
                 return;
             };

@@ -1,8 +1,9 @@
 //! What a fork does to this process' arenas.
 //!
 //! A static: the handlers of pthread_atfork take no argument. `prepare` claims a slot for the child and has it hold
-//! whatever this process holds; the child takes it over; the parent gives it back if the fork failed. A child without a place shares nothing: its calls fail, rather than act in its parent's name. The gates of
-//! the arenas are closed across the fork, so the child finds none of their mutexes locked.
+//! whatever this process holds; the child takes it over; the parent gives it back if the fork failed. A child without
+//! a place shares nothing: its calls fail, rather than act in its parent's name. The gates of the arenas are closed
+//! across the fork, so the child finds none of their mutexes locked.
 
 use super::arena::Member;
 use super::lamps::Lamps;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Those that forks hold, in the order in which they do.
-static ALL: Mutex<Vec<&'static dyn Held>> = Mutex::new(Vec::new());
+static ALL: Mutex<Vec<Listed>> = Mutex::new(Vec::new());
 /// The handlers are registered; perhaps twice, by threads that came at once, which does no harm.
 static REGISTERED: AtomicBool = AtomicBool::new(false);
 
@@ -17,10 +17,24 @@ thread_local! {
     static CROSSING: RefCell<Option<Crossing>> = const { RefCell::new(None) };
 }
 
+struct Listed {
+    before: fn(),
+    hold: Box<dyn Fn() -> Release + Send>,
+}
+
+/// Lets go of one that a fork holds, in the child or in the parent.
+type Release = Box<dyn FnOnce(Side)>;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Parent,
+    Child,
+}
+
 /// What a thread that forks holds.
 struct Crossing {
-    locked: Vec<Box<dyn Locked>>,
-    _all: MutexGuard<'static, Vec<&'static dyn Held>>,
+    held: Vec<Release>,
+    _all: MutexGuard<'static, Vec<Listed>>,
 }
 
 /// A mutex that is held across forks; a static.
@@ -32,19 +46,9 @@ pub(crate) struct ForkSafe<T> {
     in_child: fn(&mut T),
 }
 
-/// What a fork does with one.
-trait Held: Sync {
-    fn hold(&'static self) -> Box<dyn Locked>;
-}
-
-/// One that a fork holds.
-trait Locked {
-    fn settle_child(&mut self);
-}
-
 impl<T: Send + 'static> ForkSafe<T> {
-    /// `before` runs at the beginning of each fork, before the mutex is locked for it; `in_child` in the child, where no other
-    /// thread is.
+    /// `before` runs at the beginning of each fork, before any of these mutexes is locked for it; `in_child` in the child, where no
+    /// other thread is.
     pub(crate) const fn new(value: T, before: fn(), in_child: fn(&mut T)) -> Self {
         Self {
             value: Mutex::new(value),
@@ -54,9 +58,11 @@ impl<T: Send + 'static> ForkSafe<T> {
         }
     }
 
-    /// Locks it: some nanoseconds, and longer while another thread has it or forks. A fork that another thread had begun before the
-    /// first of all was ever locked doesn't know of it: the C library calls no handler that comes so late. Who has one takes no other one that may not be
-    /// listed yet: a fork would wait for the first, and this thread for the fork.
+    /// Locks it: some nanoseconds, and longer while another thread has it or forks.
+    ///
+    /// Who has one takes no other one that may not be listed yet: a fork would wait for the first, and this thread for the fork. A
+    /// fork that another thread had begun before any was ever locked doesn't know of it: the C library calls no handler that comes
+    /// so late.
     pub(crate) fn lock(&'static self) -> MutexGuard<'static, T> {
         // First: no fork may find it locked and not know it.
         if !self.is_listed.load(Ordering::Acquire) {
@@ -74,22 +80,21 @@ impl<T: Send + 'static> ForkSafe<T> {
         let mut all = enter(&ALL);
         // No `Once`: a child might find it begun by a thread that isn't there.
         if !self.is_listed.load(Ordering::Relaxed) {
-            all.push(self);
+            all.push(Listed {
+                before: self.before,
+                hold: Box::new(|| self.hold()),
+            });
             self.is_listed.store(true, Ordering::Release);
         }
     }
-}
 
-impl<T: Send + 'static> Held for ForkSafe<T> {
-    fn hold(&'static self) -> Box<dyn Locked> {
-        (self.before)();
-        Box::new((enter(&self.value), self.in_child))
-    }
-}
-
-impl<T> Locked for (MutexGuard<'static, T>, fn(&mut T)) {
-    fn settle_child(&mut self) {
-        (self.1)(&mut self.0);
+    fn hold(&'static self) -> Release {
+        let mut value = enter(&self.value);
+        Box::new(move |side| {
+            if side == Side::Child {
+                (self.in_child)(&mut value);
+            }
+        })
     }
 }
 
@@ -101,21 +106,25 @@ extern "C" fn prepare() {
     if CROSSING.with_borrow(Option::is_some) {
         return;
     }
+    // With nothing held: it may wait for a thread that is just coming to one of these.
+    let before: Vec<fn()> = enter(&ALL).iter().map(|one| one.before).collect();
+    before.iter().for_each(|run| run());
     let all = enter(&ALL);
-    let locked = all.iter().map(|one| one.hold()).collect();
-    CROSSING.set(Some(Crossing { locked, _all: all }));
+    let held = all.iter().map(|one| (one.hold)()).collect();
+    CROSSING.set(Some(Crossing { held, _all: all }));
 }
 
 extern "C" fn parent() {
-    drop(CROSSING.take());
+    release(Side::Parent);
 }
 
 extern "C" fn child() {
-    if let Some(mut crossing) = CROSSING.take() {
-        crossing
-            .locked
-            .iter_mut()
-            .for_each(|one| one.settle_child());
+    release(Side::Child);
+}
+
+fn release(side: Side) {
+    if let Some(crossing) = CROSSING.take() {
+        crossing.held.into_iter().for_each(|one| one(side));
     }
 }
 
