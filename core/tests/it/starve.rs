@@ -6,6 +6,8 @@ use crate::child::{alone, fork, has_children, until, until_empty};
 use procession_core::process::{self, Others};
 use procession_core::{Acquired, Arena, Deadline, Error, ExitStatus, Lock, Put, Queue};
 use procession_core::{Result, Setting, Spec};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule};
+use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition};
 use std::os::fd::AsRawFd;
 
 /// An arena, and messages of every kind through a queue of it.
@@ -395,48 +397,32 @@ fn closed_standard_streams() {
 struct Filter {
     calls: &'static [libc::c_long],
     errno: i32,
-    /// Refused only when the second argument has one of these bits; 0: always.
-    bits: u32,
+    /// Refused only when the second argument has this bit; 0: always.
+    bit: u32,
     /// What is then missing for arenas, for programs, and for copies.
     missing: [Option<&'static str>; 3],
 }
 
-/// Refuses calls from now on, in this process and its children. Source: seccomp(2), bpf(4).
+/// Refuses calls from now on, in this thread and what it starts. Source: seccomp(2).
 fn install(filter: &Filter) {
-    let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
-        code: u16::try_from(code).unwrap(),
-        jt,
-        jf,
-        k,
+    let has_bit = || {
+        let bit = SeccompCmpOp::MaskedEq(filter.bit.into());
+        let second = SeccompCondition::new(1, SeccompCmpArgLen::Dword, bit, filter.bit.into());
+        SeccompRule::new(vec![second.unwrap()]).unwrap()
     };
-    let load = |offset: u32| op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset);
-    let jump = libc::BPF_JMP | libc::BPF_K;
-    let refusal = libc::SECCOMP_RET_ERRNO | filter.errno.cast_unsigned();
-    let mut program = Vec::new();
-    for call in filter.calls {
-        let number = u32::try_from(*call).unwrap();
-        // Number at 0, the low half of the second argument at 24.
-        program.push(load(0));
-        let skip = if filter.bits == 0 { 1 } else { 3 };
-        program.push(op(jump | libc::BPF_JEQ, 0, skip, number));
-        if filter.bits != 0 {
-            program.push(load(24));
-            program.push(op(jump | libc::BPF_JSET, 0, 1, filter.bits));
+    let rules = || {
+        if filter.bit == 0 {
+            vec![]
+        } else {
+            vec![has_bit()]
         }
-        program.push(op(libc::BPF_RET, 0, 0, refusal));
-    }
-    program.push(op(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ALLOW));
-    let program = libc::sock_fprog {
-        len: u16::try_from(program.len()).unwrap(),
-        filter: program.as_mut_ptr(),
     };
-    // SAFETY: gives up privileges, which a filter needs.
-    let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    assert_eq!(result, 0);
-    let mode = libc::SECCOMP_MODE_FILTER;
-    // SAFETY: reads the program, which outlives the call.
-    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program, 0, 0) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    let rules = filter.calls.iter().map(|call| (*call, rules()));
+    let refusal = SeccompAction::Errno(filter.errno.cast_unsigned());
+    let machine = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules.collect(), SeccompAction::Allow, refusal, machine);
+    let program = BpfProgram::try_from(filter.unwrap()).unwrap();
+    seccompiler::apply_filter(&program).unwrap();
 }
 
 /// What Docker's and others' filters refuse, and what kernels lack, one after another.
@@ -459,7 +445,7 @@ const FILTERS: &[Filter] = &[
             libc::SYS_process_madvise,
         ],
         errno: libc::EPERM,
-        bits: 0,
+        bit: 0,
         missing: [None; 3],
     },
     // Done in another way.
@@ -472,7 +458,7 @@ const FILTERS: &[Filter] = &[
             libc::SYS_sched_yield,
         ],
         errno: libc::EPERM,
-        bits: 0,
+        bit: 0,
         missing: [None; 3],
     },
     Filter {
@@ -482,20 +468,20 @@ const FILTERS: &[Filter] = &[
             libc::SYS_close_range,
         ],
         errno: libc::ENOSYS,
-        bits: 0,
+        bit: 0,
         missing: [None; 3],
     },
     Filter {
         calls: &[libc::SYS_clone3, libc::SYS_close_range],
         errno: libc::ENOSYS,
-        bits: 0,
+        bit: 0,
         missing: [None; 3],
     },
     // Before 6.3 the flag isn't known.
     Filter {
         calls: &[libc::SYS_memfd_create],
         errno: libc::EINVAL,
-        bits: libc::MFD_NOEXEC_SEAL,
+        bit: libc::MFD_NOEXEC_SEAL,
         missing: [None; 3],
     },
     // Without locks of open files there are no signs.
@@ -503,44 +489,44 @@ const FILTERS: &[Filter] = &[
         calls: &[libc::SYS_fcntl],
         errno: libc::EINVAL,
         // Of the commands in use, those for these locks alone have this bit.
-        bits: 32,
+        bit: 32,
         missing: [None; 3],
     },
     // Can't be done without.
     Filter {
         calls: &[libc::SYS_memfd_create],
         errno: libc::ENOSYS,
-        bits: 0,
+        bit: 0,
         missing: [Some("memfd_create"), None, None],
     },
     Filter {
         calls: &[libc::SYS_fallocate],
         errno: libc::EOPNOTSUPP,
-        bits: 0,
+        bit: 0,
         missing: [Some("fallocate"), None, None],
     },
     Filter {
         calls: &[libc::SYS_pidfd_open],
         errno: libc::ENOSYS,
-        bits: 0,
+        bit: 0,
         missing: [None, Some("pidfd_open"), Some("pidfd_open")],
     },
     Filter {
         calls: &[libc::SYS_pidfd_open],
         errno: libc::EPERM,
-        bits: 0,
+        bit: 0,
         missing: [None, Some("pidfd_open"), Some("pidfd_open")],
     },
     Filter {
         calls: &[libc::SYS_pidfd_send_signal],
         errno: libc::EPERM,
-        bits: 0,
+        bit: 0,
         missing: [None, Some("pidfd_send_signal"), None],
     },
     Filter {
         calls: &[libc::SYS_execve],
         errno: libc::EPERM,
-        bits: 0,
+        bit: 0,
         missing: [None, Some("posix_spawn"), None],
     },
 ];
@@ -568,7 +554,7 @@ fn forbidden_forks() {
             install(&Filter {
                 calls: &[libc::SYS_clone, libc::SYS_clone3],
                 errno,
-                bits: 0,
+                bit: 0,
                 missing: [None; 3],
             });
             for _ in 0..2_000 {
