@@ -49,7 +49,7 @@ thread_local! {
 }
 
 /// Where values are encoded, and short messages are before they are decoded: a thread's own, empty, taken while in use.
-pub(crate) struct Scratch(pub(crate) Vec<u8>);
+pub(crate) struct Scratch(Vec<u8>);
 
 impl Scratch {
     fn take() -> Self {
