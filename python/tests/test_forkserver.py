@@ -302,6 +302,19 @@ class DeathTest(ForkServerCase):
         self.assertLessEqual(set(starts), {0, -signal.SIGKILL})
         self.assertEqual(helpers.descriptors(), before)
 
+    def test_who_asks_again_may_find_no_server(self):
+        ask = SERVER._start
+
+        def in_vain(*_):
+            SERVER._start = ask
+            # As another thread, which has found it dead and is about to start one.
+            SERVER._stop()
+            raise EOFError
+        self.addCleanup(SERVER.__dict__.pop, '_start', None)
+        SERVER.ensure_running()
+        SERVER._start = in_vain
+        self.assertEqual(self.ask(echo, 5), 5)
+
     def test_a_killed_server_harms_no_child_and_comes_back(self):
         first, writer = self.held()
         second, _ = self.held()
